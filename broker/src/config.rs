@@ -83,7 +83,7 @@ impl ClientSettings {
             ensure!((min..=max).contains(&value), "{name} is {value}; it is {min} to {max}");
             Ok(())
         };
-        within("memory_bytes", self.memory_bytes, MEMORY_BYTES_MIN, usize::MAX)?;
+        within("memory_bytes", self.memory_bytes, MEMORY_BYTES_MIN, MEMORY_BYTES_CEILING)?;
         within("connections_max", self.connections_max, 16, CONNECTIONS_CEILING)?;
         within("connections_per_address_max", self.connections_per_address_max, 1, CONNECTIONS_CEILING)
     }
@@ -140,6 +140,8 @@ pub struct Started {
 /// The least that connections may hold together: one of them holds the largest batch, or a module, with an eighth of
 /// it.
 const MEMORY_BYTES_MIN: usize = 256 << 20;
+/// The most that connections may be allowed to hold together: more than any machine has is a slip of the hand.
+const MEMORY_BYTES_CEILING: usize = 1 << 40;
 /// The most clients that may be allowed.
 const CONNECTIONS_CEILING: usize = 1 << 16;
 
