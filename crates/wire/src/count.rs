@@ -170,8 +170,9 @@ mod tests {
             };
         }
         try_each! {
-            Hello MetadataRequest MetadataReply MetadataWatch Topic DescribeTopicReply ListOffsetsRequest ElectLeaderRequest
-            RecoverReply ReplicaEndsReply GroupOpen GroupJoin GroupHeartbeat GroupCommit DescribeGroupReply PeerMessages
+            Hello MetadataRequest MetadataReply MetadataWatch Topic DescribeTopicReply ListOffsetsRequest
+            ElectLeaderRequest RecoverReply ReplicaEndsReply GroupOpen GroupJoin GroupHeartbeat GroupCommit
+            DescribeGroupReply PeerMessages
         }
     }
 }
