@@ -173,12 +173,7 @@ impl Cluster {
         Cluster::start_as(root, "localhost", brokers, adjust)
     }
 
-    fn start_as(
-        root: &Path,
-        host: &str,
-        brokers: BTreeMap<u32, Place>,
-        adjust: impl Fn(String) -> String,
-    ) -> Cluster {
+    fn start_as(root: &Path, host: &str, brokers: BTreeMap<u32, Place>, adjust: impl Fn(String) -> String) -> Cluster {
         let specs = brokers.iter().map(|(id, place)| format!("{id}@{host}:{}", place.port));
         let made = Command::new(thalweg()).args(["cluster", "init"]).arg(root).args(specs).output().expect("it runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));

@@ -18,7 +18,6 @@ use thalweg_quic::Endpoint;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::{JoinError, JoinHandle, spawn_local};
-use uuid::Uuid;
 
 #[cfg(doc)]
 use crate::cluster::identity::DirectoryError;
