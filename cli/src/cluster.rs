@@ -197,6 +197,7 @@ fn show(status: &ClusterStatus) -> Result<()> {
             (0, _) => "unknown".to_owned(),
             (_, true) if !b.trouble.is_empty() => format!("alive, {}", b.trouble),
             (_, true) => "alive".to_owned(),
+            (_, false) if !b.trouble.is_empty() => format!("unknown, {}", b.trouble),
             (_, false) => "silent".to_owned(),
         };
         json!([b.id, format!("{}:{}", b.host, b.port), b.rack, role, state])

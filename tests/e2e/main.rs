@@ -23,6 +23,7 @@ mod recovery;
 mod retention;
 mod sending;
 mod shipped;
+mod status;
 mod times;
 mod topics;
 

@@ -65,6 +65,11 @@ impl<'a> View<'a> {
         self.node.live(self.now)
     }
 
+    /// Brokers that count as live although this controller, a new one, has not heard of them yet.
+    pub(crate) fn unheard(&self) -> Vec<BrokerId> {
+        self.node.unheard(self.now)
+    }
+
     pub(crate) fn state(&self, name: &TopicPartition) -> Option<GroupState> {
         self.replicas().state(name)
     }

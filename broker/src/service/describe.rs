@@ -45,14 +45,17 @@ pub(crate) fn header(topic: &Topic) -> thalweg_api::Topic {
 
 /// All brokers, and how they are.
 pub(crate) fn brokers(view: &View<'_>) -> Vec<thalweg_api::Broker> {
-    let (live, full) = (view.live(), view.full());
+    let (live, unheard, full) = (view.live(), view.unheard(), view.full());
     let describe = |b: &Broker| thalweg_api::Broker {
         id: b.id,
         host: b.host.clone(),
         port: b.port,
         rack: b.rack.clone(),
-        is_alive: live.contains(&b.id),
-        trouble: full.contains(&b.id).then(|| "disk full".to_owned()),
+        is_alive: live.contains(&b.id) && !unheard.contains(&b.id),
+        trouble: match (unheard.contains(&b.id), full.contains(&b.id)) {
+            (true, _) => Some("not heard of yet by the new controller".to_owned()),
+            (false, is_full) => is_full.then(|| "disk full".to_owned()),
+        },
     };
     view.metadata().brokers().map(describe).collect()
 }

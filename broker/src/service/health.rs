@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use thalweg_broker_core::METADATA;
 use thalweg_commit_log::ASIDE;
+use thalweg_model::counted;
 
 use crate::ctx::Ctx;
 use crate::engine::view::View;
@@ -56,11 +58,17 @@ struct State {
     refusal: Option<String>,
     memory_bytes: u64,
     out_of_service: usize,
+    /// Partitions that have a copy here, and those of them that nobody leads.
+    copies: usize,
+    leaderless: usize,
 }
 
 impl State {
     fn of(view: &View<'_>) -> State {
+        let copies: Vec<_> = view.replicas().log().names().filter(|name| *name != METADATA).collect();
         State {
+            copies: copies.len(),
+            leaderless: copies.iter().filter(|name| view.leader(name).is_none()).count(),
             is_full: view.is_full(),
             reserve_bytes: view.reserve_bytes(),
             // Not before the first registration, which says so itself.
@@ -71,12 +79,22 @@ impl State {
         }
     }
 
-    /// Why it is not ready; empty when it is.
-    fn trouble(&self) -> String {
+    /// True while none of the partitions that have a copy here can be used.
+    fn leads_to_nobody(&self) -> bool {
+        self.copies > 0 && self.leaderless == self.copies
+    }
+
+    /// Why it is not ready; empty when it is. `leaderless` is for how long nobody has led any partition.
+    fn trouble(&self, leaderless: Option<Duration>) -> String {
         match (&self.refusal, self.is_out_of_touch, self.is_full) {
             (Some(why), ..) => why.clone(),
             (None, true, _) => "out of touch with the cluster's controller".to_owned(),
             (None, false, true) => "the disk is full: records are refused; free room, or enlarge the disk".to_owned(),
+            (None, false, false) if leaderless.is_some_and(|time| time >= LEADERLESS) => format!(
+                "nobody leads any of the {} that have a copy here: too few of the brokers that hold the others can be \
+                 reached",
+                counted(self.copies, "partition")
+            ),
             (None, false, false) => String::new(),
         }
     }
@@ -86,6 +104,7 @@ impl State {
 pub(crate) async fn watch(ctx: Rc<Ctx>, directory: PathBuf) {
     let metrics = &ctx.metrics;
     let (mut full, mut unasked, mut out_of_touch) = (Trouble::default(), Trouble::default(), Trouble::default());
+    let mut leaderless: Option<Instant> = None;
     loop {
         // On a thread of its own: a network file system may take its time.
         let path = directory.clone();
@@ -121,7 +140,8 @@ pub(crate) async fn watch(ctx: Rc<Ctx>, directory: PathBuf) {
         };
         let over = || tracing::info!("in touch with the cluster's controller again");
         out_of_touch.look(state.is_out_of_touch, warn, over);
-        metrics.set_trouble(state.trouble());
+        leaderless = state.leads_to_nobody().then(|| leaderless.unwrap_or_else(Instant::now));
+        metrics.set_trouble(state.trouble(leaderless.map(|at| at.elapsed())));
         metrics.log_memory_bytes.set(state.memory_bytes);
         metrics.connection_memory_bytes.set(ctx.budget.held() as u64);
         metrics.partitions_offline.set(state.out_of_service as i64);
@@ -134,6 +154,8 @@ pub(crate) async fn watch(ctx: Rc<Ctx>, directory: PathBuf) {
 
 /// How often it is looked.
 const EVERY: Duration = Duration::from_secs(1);
+/// How long nobody may lead any partition here before the broker is not ready: longer than elections take.
+const LEADERLESS: Duration = Duration::from_secs(5);
 /// The same trouble is warned of at most this often.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 /// Of a small disk, this share is the reserve: the usual one would be most of it.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::time::Duration;
 
 use thalweg_api::{
     ApiError, Aside, DescribeTopicReply, DescribeTopicRequest, ElectLeaderReply, ElectLeaderRequest, PartitionState,
@@ -232,6 +233,7 @@ async fn recover(
     ctx: &Rc<Ctx>,
     RecoverRequest { lost, accept_loss, page }: RecoverRequest,
 ) -> Result<RecoverReply, ApiError> {
+    heard(ctx, &lost).await;
     let first = Place::of(page)?.map_or(0, |place| place.number);
     let copies = all_copies(ctx, &lost).await?;
     // The same checks without consent: what would be decided tells what would be refused, and what would come of it.
@@ -255,6 +257,18 @@ async fn recover(
         ctx.change(request).await?;
     }
     Ok(RecoverReply { partitions, done, next })
+}
+
+/// Waits until a controller that is new knows whether these brokers live: it has heard of them, or has been the
+/// controller for long enough to have heard.
+async fn heard(ctx: &Ctx, brokers: &[BrokerId]) {
+    loop {
+        let asked = brokers.to_vec();
+        if !ctx.engine.look(move |view| view.unheard().iter().any(|b| asked.contains(b))).await {
+            return;
+        }
+        tokio::time::sleep(HEARD_EVERY).await;
+    }
 }
 
 /// What becomes of a partition that lacks its majority, if these records are decided.
@@ -287,3 +301,7 @@ fn recovered_partition(s: &Stuck, records: &[MetadataRecord]) -> RecoveredPartit
 
 /// Partitions in one page of a description: each asks several brokers, and their logs.
 const DESCRIBED_MAX: u32 = 200;
+/// How often a new controller is asked whether it has heard of the brokers.
+const HEARD_EVERY: Duration = Duration::from_millis(50);
+/// How long another broker may take to say what is out of service there. It says so in its log and its metrics too.
+const STATUS_PATIENCE: Duration = Duration::from_millis(500);

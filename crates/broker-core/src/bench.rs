@@ -102,7 +102,10 @@ impl Bench {
 
     pub(crate) fn turn(&mut self) {
         self.node.pump(self.now);
-        self.outputs.extend(self.node.take_outputs(self.now));
+        let outputs = self.node.take_outputs(self.now);
+        let to_itself = |o: &Output| matches!(o, Output::Send(to, _) if *to == self.broker.id);
+        assert!(!outputs.iter().any(to_itself), "a broker that has something to say to itself connects to itself");
+        self.outputs.extend(outputs);
     }
 
     /// The disk does all that it was asked for.

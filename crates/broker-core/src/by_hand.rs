@@ -417,3 +417,23 @@ fn planted_bugs_show() {
     );
     assert_finds(Bug::OthersNameTaken, nobody_is_heard_in_anothers_name);
 }
+
+#[test]
+fn a_new_controller_tells_the_living_from_those_that_it_has_not_heard_of_yet() {
+    let mut cluster = Cluster::of(3);
+    let of = |c: &Cluster| (c.benches[0].node.unheard(c.benches[0].now), c.benches[0].node.live(c.benches[0].now));
+    let [one, two, three] = [1, 2, 3].map(BrokerId);
+    assert_eq!(of(&cluster), (vec![], vec![one, two, three]));
+    let image = cluster.image(1);
+    cluster.restart(1, 2, image);
+    while !cluster.benches[0].node.is_controller() {
+        cluster.benches[0].pass(50);
+    }
+    assert_eq!(of(&cluster), (vec![two, three], vec![one, two, three]));
+    // The third is dead.
+    cluster.benches.pop();
+    cluster.pass(1_000);
+    assert_eq!(of(&cluster), (vec![three], vec![one, two, three]));
+    cluster.pass(3_000);
+    assert_eq!(of(&cluster), (vec![], vec![one, two]));
+}

@@ -64,6 +64,14 @@ impl<D: Disk> Node<D> {
         self.metadata.machine().brokers().map(|b| b.id).filter(is_live).collect()
     }
 
+    /// Brokers of which the controller cannot tell yet whether they are there: it has been one for less than a session,
+    /// and has not had a heartbeat of them. They count as [live](Self::live).
+    pub fn unheard(&self, now: Now) -> Vec<BrokerId> {
+        let is_young = self.was_controller && now.mono_ms < self.controller_since_ms + SESSION_MS;
+        let is_unheard = |id: &BrokerId| is_young && *id != self.config.broker.id && !self.seen_ms.contains_key(id);
+        self.metadata.machine().brokers().map(|b| b.id).filter(is_unheard).collect()
+    }
+
     /// Asks for a change; [`Output::Changed`] answers once it is on a quorum and applied here.
     pub fn change(&mut self, now: Now, ticket: Ticket, request: Request) {
         if self.changes.len() >= CHANGES_MAX {
@@ -190,7 +198,10 @@ impl<D: Disk> Node<D> {
             if let Some(id) = registers {
                 self.registering.remove(&id);
                 if let Err(error) = decided {
-                    self.outputs.push(Output::Send(id, NodeMessage::Refused(error.to_string())));
+                    match id == self.config.broker.id {
+                        true => self.refused(now, error.to_string()),
+                        false => self.outputs.push(Output::Send(id, NodeMessage::Refused(error.to_string()))),
+                    }
                 }
             }
             let mut s = Surroundings { now, replicas: &mut self.replicas, last_ticket: &mut self.last_ticket };
