@@ -25,7 +25,8 @@ pub struct BrokerInfo {
     pub rack: String,
     /// True where the controller has had a heartbeat of it lately.
     pub is_alive: bool,
-    /// What keeps it from leading, in words; empty where nothing does, as far as is known.
+    /// What keeps it from leading, or that a new controller has not heard of it yet, in words; empty where nothing is
+    /// known of the kind.
     pub trouble: String,
 }
 
