@@ -303,5 +303,3 @@ fn recovered_partition(s: &Stuck, records: &[MetadataRecord]) -> RecoveredPartit
 const DESCRIBED_MAX: u32 = 200;
 /// How often a new controller is asked whether it has heard of the brokers.
 const HEARD_EVERY: Duration = Duration::from_millis(50);
-/// How long another broker may take to say what is out of service there. It says so in its log and its metrics too.
-const STATUS_PATIENCE: Duration = Duration::from_millis(500);
