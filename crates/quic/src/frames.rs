@@ -297,7 +297,7 @@ mod tests {
         let noted = std::rc::Rc::<std::cell::RefCell<Vec<_>>>::default();
         let gate = Noting { limit: READ_BYTES, noted: noted.clone() };
         let (frames, error) = read_through(gate, async |mut stream| {
-            send(&mut stream, ListPluginsRequest {}).await.unwrap();
+            send(&mut stream, ListPluginsRequest::default()).await.unwrap();
             send_with_body(&mut stream, FetchPush::default(), [Bytes::from_static(b"two")]).await.unwrap();
             // Sent without its end, as by who wants it kept. The reader stops reading, which the writer may notice.
             let whole = vec![1; 4 * READ_BYTES];
