@@ -21,8 +21,9 @@ use thalweg_model::{
 
 use crate::clock::Now;
 use crate::group::Ticket;
+use crate::group::election::TICK_MS;
 use crate::message::{CatchUp, CatchUpState, EntryBody, EntryContent, PeerBody, PeerMessage, RaftBody, RaftKind};
-use crate::replicas::{Output, PartitionSettings, Replicas, Stage, TICK_MS, catch_up};
+use crate::replicas::{Output, PartitionSettings, Replicas, Stage, catch_up};
 
 fn copy(broker: u32) -> ReplicaId {
     ReplicaId::new(BrokerId(broker), 0)

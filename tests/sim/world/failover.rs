@@ -145,8 +145,8 @@ const BACK_MS: u64 = 300;
 mod tests {
     use super::*;
 
-    /// Raft, §9.6 of the dissertation: whoever takes a living leader for dead does not depose it, however often, as long
-    /// as the others hear it.
+    /// Raft, §9.6 of the dissertation: whoever takes a living leader for dead does not depose it, however often, while
+    /// the others hear it.
     #[test]
     fn a_connection_that_is_taken_for_lost_costs_no_leader() {
         for seed in 0..10 {
@@ -157,7 +157,7 @@ mod tests {
             let before = world.epochs();
             assert!(before.iter().all(Option::is_some), "{before:?}");
             for turn in 0..3_000 {
-                // One broker after the other believes it for a while, of all others, and hears them again before the next.
+                // One broker after the other believes it of all others, and hears them again before the next one does.
                 let node = turn / 500 % 3;
                 if turn % 20 == 0 && turn % 500 < 300 {
                     (0..3).filter(|other| *other != node).for_each(|other| world.lose_connection(node, other));

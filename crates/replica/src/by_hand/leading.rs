@@ -4,7 +4,7 @@ use thalweg_commit_log::ReadOutcome;
 
 use super::*;
 use crate::ProduceError;
-use crate::group::election::LEASE_TICKS;
+use crate::group::election::QUORUM_TICKS;
 
 /// One batch of one record of so many bytes.
 pub(super) fn record(bytes: usize) -> RecordBatch {
@@ -258,7 +258,7 @@ fn a_leader_that_hears_nobody_steps_down_and_answers_what_waits() {
     let (mut copy, _) = leader();
     assert_eq!(copy.produce(None), []);
     copy.replicas.confirm(copy.now, NAME, Ticket::Shell(2));
-    for _ in 0..3 * LEASE_TICKS {
+    for _ in 0..3 * QUORUM_TICKS {
         copy.tick();
     }
     let refused = |o: &Output| matches!(o, Output::Confirmed(Ticket::Shell(2), Err(ProduceError::NotLeader { .. })));
@@ -272,7 +272,7 @@ fn a_leader_that_hears_nobody_steps_down_and_answers_what_waits() {
 #[test]
 fn a_leader_leads_on_while_it_is_asked_by_who_catches_up() {
     let (mut copy, term) = leader();
-    for _ in 0..3 * LEASE_TICKS {
+    for _ in 0..3 * QUORUM_TICKS {
         let term = LeaderEpoch(term as u32);
         let (from, index, after, until) = (Offset(0), RaftIndex(1), None, None);
         copy.hear(2, PeerBody::CatchUpRequest { term, from, index, after, until, wants_state: false });

@@ -181,3 +181,21 @@ fn a_vote_is_refused_while_a_leader_is_heard() {
     copy.sync();
     assert!(copy.sent.iter().any(granted));
 }
+
+/// With thousands of groups one's heartbeats may wait behind what the others have to say. A leader that has really
+/// ceased to lead, on a broker that lives, is followed a little later.
+#[test]
+fn a_leader_is_given_more_time_while_its_broker_is_heard() {
+    let [mut first, _] = followers();
+    let mut ticks = 0;
+    while first.sent_of(RaftKind::PreVote).is_empty() {
+        assert!(ticks < 100, "it never stands");
+        ticks += 1;
+        let other = TopicPartition { partition: thalweg_model::PartitionId(1), ..NAME };
+        let body = PeerBody::Raft(RaftBody { kind: RaftKind::Heartbeat, term: 1, ..Default::default() });
+        first.replicas.step(first.now, PeerMessage { partition: other, from: copy(2), to: first.me, body });
+        first.tick();
+        first.sync();
+    }
+    assert_eq!(ticks, 2 * STAND_TICKS);
+}

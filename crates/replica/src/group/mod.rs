@@ -12,12 +12,13 @@ mod members;
 mod produce;
 mod ready;
 mod request;
+mod standing;
 pub(crate) mod state;
 mod step;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use raft::eraftpb::HardState as RaftHardState;
 use raft::{RawNode, StateRole};
@@ -26,7 +27,7 @@ use thalweg_model::limits::UNCOMMITTED_BYTES_MAX;
 use thalweg_model::{BrokerId, LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId, TopicPartition};
 
 pub(crate) use self::effect::Effect;
-use self::election::{Election, LEASE_TICKS};
+use self::election::{Election, QUORUM_TICKS};
 use self::known::Known;
 #[cfg(test)]
 pub(crate) use self::members::ACTIVE_TICKS;
@@ -178,12 +179,13 @@ impl Group {
         let raft_config = raft::Config {
             id: me.0,
             applied: end.index.0,
-            election_tick: LEASE_TICKS,
-            // Never: `election.rs` says when a replica stands, and raft-rs would draw a time-out from a random source
+            election_tick: QUORUM_TICKS,
+            // Never: `standing.rs` says when a replica stands, and raft-rs would draw a time-out from a random source
             // of its own.
             min_election_tick: NEVER_TICKS,
             max_election_tick: NEVER_TICKS + 1,
-            // Two heartbeats within a lease. With 1,000 idle groups heartbeats are most of a broker's work.
+            // Two heartbeats within a lease (`LEASE_TICKS`). With 1,000 idle groups heartbeats are most of a broker's
+            // work.
             heartbeat_tick: 3,
             pre_vote: true,
             check_quorum: true,
@@ -239,8 +241,8 @@ impl Group {
         self.drive(effects);
     }
 
-    /// One tick of Raft's clock.
-    pub(crate) fn tick(&mut self, effects: &mut Vec<Effect>) {
+    /// One tick of Raft's clock; `lively`: brokers of which something was heard a moment ago.
+    pub(crate) fn tick(&mut self, lively: &BTreeSet<BrokerId>, effects: &mut Vec<Effect>) {
         self.ticks += 1;
         if self.node.raft.state == StateRole::Leader {
             self.led_ticks += 1;
@@ -262,7 +264,7 @@ impl Group {
             }
             return self.drive(effects);
         }
-        self.tick_election(effects);
+        self.tick_election(lively, effects);
     }
 
     /// Takes note that everything before the effect `Persist(number)` is synced.

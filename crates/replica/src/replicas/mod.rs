@@ -30,6 +30,7 @@ pub use self::replica::PartitionSettings;
 use self::replica::{Replica, Started};
 use crate::clock::{Clock, Now};
 use crate::faults;
+use crate::group::election::TICK_MS;
 use crate::group::{Effect, FollowerState, Group, GroupConfig, GroupState, Terms, Ticket};
 use crate::message::{CatchUp, PeerBody, PeerMessage};
 use crate::produce_error::ProduceError;
@@ -109,6 +110,8 @@ pub struct Replicas<D> {
     full: BTreeSet<BrokerId>,
     /// True while this broker should not lead, because clients cannot reach it.
     is_unfit: bool,
+    /// When the last message of each other broker came, on the monotonic clock, in ms.
+    heard_ms: BTreeMap<BrokerId, u64>,
     /// When Raft's clock ticks next, on the monotonic clock, in ms.
     next_tick_ms: u64,
     /// When leaders compare the members with the wanted ones next, on the monotonic clock, in ms.
@@ -135,6 +138,7 @@ impl<D: Disk> Replicas<D> {
             outputs: Vec::new(),
             full: BTreeSet::new(),
             is_unfit: false,
+            heard_ms: BTreeMap::new(),
             next_tick_ms: 0,
             next_reconcile_ms: 0,
             clock: Clock::default(),
@@ -199,6 +203,7 @@ impl<D: Disk> Replicas<D> {
     /// Takes a message of another replica. The caller has made sure that it comes from the broker of `message.from`.
     pub fn step(&mut self, now: Now, message: PeerMessage) {
         let PeerMessage { partition, from, to, body } = message;
+        self.heard_ms.insert(from.broker(), now.mono_ms);
         let Some(replica) = self.replicas.get(&partition) else {
             return;
         };
@@ -276,6 +281,8 @@ impl<D: Disk> Replicas<D> {
 
     /// Ticks all groups. Most of them have no effects at most ticks; only the others are looked up again.
     fn tick_groups(&mut self, now: Now, reconciles: bool) {
+        let is_lively = |(_, at_ms): &(&BrokerId, &u64)| now.mono_ms < **at_ms + LIVELY_MS;
+        let lively: BTreeSet<BrokerId> = self.heard_ms.iter().filter(is_lively).map(|(broker, _)| *broker).collect();
         let mut said = Vec::new();
         let mut others = Vec::new();
         for (partition, replica) in &mut self.replicas {
@@ -292,7 +299,7 @@ impl<D: Disk> Replicas<D> {
                 Phase::Offline | Phase::Incomplete => continue,
             };
             let mut effects = Vec::new();
-            group.tick(&mut effects);
+            group.tick(&lively, &mut effects);
             if reconciles {
                 let settings = &replica.settings;
                 group.reconcile(&settings.target, &settings.learners, &self.full, self.is_unfit, &mut effects);
@@ -396,6 +403,7 @@ impl<D: Disk> Replicas<D> {
     /// copies that follow a leader there stand for election in turn, without waiting until it has been silent for long
     /// enough; where the others hear it, they do not win.
     pub fn unreachable(&mut self, now: Now, broker: BrokerId) {
+        self.heard_ms.remove(&broker);
         for partition in self.replicas.keys().copied().collect::<Vec<_>>() {
             self.with_group(now, partition, |group, effects| group.unreachable(broker, effects));
             self.lost_while_catching_up(now, partition, broker);
@@ -559,8 +567,9 @@ impl<D: Disk> Replicas<D> {
     }
 }
 
-/// Time between two ticks of Raft's clock, in ms.
-pub(crate) const TICK_MS: u64 = 50;
+/// A broker counts as lively for so long after a message of any of its replicas, in ms. Less than a lease, so that the
+/// silence of a broker that is dead costs nothing.
+const LIVELY_MS: u64 = 300;
 
 /// How often a leader compares the members of its group with the wanted ones, in ms.
 const RECONCILE_EVERY_MS: u64 = 500;

@@ -5,9 +5,8 @@ use thalweg_commit_log::{Install, InstallEnd};
 use thalweg_model::{LeaderEpoch, Offset, RaftIndex, RecordBatch, ReplicaId};
 
 use crate::faults;
-use crate::group::election::LEASE_TICKS;
+use crate::group::election::{LEASE_TICKS, TICK_MS};
 use crate::message::PeerBody;
-use crate::replicas::TICK_MS;
 
 /// The state of a catch-up, at the replica that catches up.
 #[derive(Debug)]
