@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use thalweg_model::TopicPartition;
+use thalweg_model::{RaftIndex, TopicPartition};
 
 use super::CommitLog;
 use crate::disk::Disk;
@@ -37,11 +37,16 @@ impl<D: Disk> CommitLog<D> {
         self.start_all(due);
         if looks_through && !is_ballast_only {
             let oldest = self.wal.files.iter().find(|f| f.free_after.is_none());
+            let has_some = |p: &PartitionLog, last: RaftIndex| {
+                let is_kept = p.flushing || (p.offline.is_some() && !p.is_diverged());
+                p.end.index < last.min(p.decided) && !is_kept
+            };
             let holding_up: Vec<TopicPartition> = oldest
                 .into_iter()
                 .flat_map(|f| &f.partitions)
-                .filter(|(partition, last)| self.partitions.get(partition).is_some_and(|p| p.end.index < **last))
+                .filter(|(partition, last)| self.partitions.get(partition).is_some_and(|p| has_some(p, **last)))
                 .map(|(partition, _)| *partition)
+                .take(HOLDING_UP_AT_ONCE)
                 .collect();
             self.start_all(holding_up);
         }
@@ -73,3 +78,7 @@ impl<D: Disk> CommitLog<D> {
         self.for_each(due, |mut partition| partition.push_manifest_without_gone());
     }
 }
+
+/// Most partitions that are flushed at once because they hold up the oldest log file: each has files of its own, and
+/// what waits for the disk meanwhile must not wait for thousands of them.
+const HOLDING_UP_AT_ONCE: usize = 64;

@@ -26,7 +26,9 @@ impl<D: Disk> CommitLog<D> {
         }
         let looks_through = now_ms >= self.next_recycle_ms && self.wal.files.len() > 1;
         if looks_through {
-            self.next_recycle_ms = now_ms + RECYCLE_EVERY_MS;
+            let oldest = self.wal.files.iter().find(|f| f.free_after.is_none());
+            let partitions = oldest.map_or(0, |f| f.partitions.len() as u64);
+            self.next_recycle_ms = now_ms + RECYCLE_EVERY_MS.max(partitions / LOOKED_THROUGH_PER_MS);
         }
         if !self.room.is_waiting() {
             self.for_each(self.due.asides.clone(), |mut partition| partition.link_aside());
@@ -59,3 +61,6 @@ impl<D: Disk> CommitLog<D> {
 /// How often the oldest log file is looked through for what still lives in it: with many partitions that is no small
 /// work.
 const RECYCLE_EVERY_MS: u64 = 5;
+/// How many partitions of that file may be looked at in each ms, on average: with thousands of them it is looked
+/// through less often, or nothing else would get done.
+const LOOKED_THROUGH_PER_MS: u64 = 20;
