@@ -142,7 +142,11 @@ impl Engine {
             self.node.complete(now, one);
             self.is_due = true;
         }
+        let taking = Instant::now();
         for _ in 0..CALLS_PER_TURN {
+            if taking.elapsed() >= TAKING_MAX {
+                break;
+            }
             let Some(one) = call.take().or_else(|| self.mailbox.calls.try_recv().ok()) else { break };
             self.take(now, one);
         }
@@ -334,6 +338,9 @@ const RETENTION_EVERY: Duration = Duration::from_secs(5);
 const RETENTION_WHILE_FULL: Duration = Duration::from_secs(1);
 /// Most calls that are taken in one turn, so that their answers do not wait for those that come meanwhile.
 const CALLS_PER_TURN: usize = 1_024;
+/// The same by time: a call may carry a thousand messages, and what leaves with a turn, heartbeats among it, must not
+/// wait for as long as others take for a silent broker's.
+const TAKING_MAX: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {

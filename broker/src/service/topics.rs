@@ -279,5 +279,5 @@ async fn not_served(ctx: &Ctx, name: TopicPartition) -> ApiError {
     ctx.led_elsewhere(&name, leader).unwrap_or_else(nobody)
 }
 
-/// How long who makes a topic waits for its partitions to be led.
-const LEADERS_PATIENCE: Duration = Duration::from_secs(2);
+/// How long who makes a topic waits for its partitions to be led; less than clients wait for an answer.
+const LEADERS_PATIENCE: Duration = Duration::from_secs(8);

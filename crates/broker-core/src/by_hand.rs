@@ -1,8 +1,10 @@
 //! Rules of one broker whose messages and disk are moved by hand. Each stands with the planted bug that breaks it.
 
 use thalweg_commit_log::{HardState, Lane, MemoryDisk};
-use thalweg_control::{Broker, ControlError, GroupAnswer, GroupRequest, Request, incarnation, next_start, starts_of};
-use thalweg_model::{BrokerId, Bug, DirectoryId, LeaderEpoch, Offset, RaftIndex, ReplicaId, assert_finds};
+use thalweg_control::{
+    Broker, ControlError, GroupAnswer, GroupRequest, Request, TopicConfig, incarnation, next_start, starts_of,
+};
+use thalweg_model::{BrokerId, Bug, DirectoryId, LeaderEpoch, Offset, RaftIndex, ReplicaId, TopicId, assert_finds};
 use thalweg_replica::{Now, PeerBody, PeerMessage, ProduceError, Ticket};
 
 use crate::bench::{Bench, Cluster, LIST, NAME, TOPIC, WALL_MS, config};
@@ -93,6 +95,35 @@ fn a_disk_from_before_a_topic_gets_other_copies_than_those_that_it_lost() {
     assert_eq!(replica(&cluster), Some(acknowledged.successor()));
     let held = cluster.benches[1].node.replicas().end(&NAME).expect("it is whole again");
     assert!(held.2 > given);
+}
+
+/// With thousands made in one turn no heartbeat would leave for so long that others took the broker for silent.
+#[test]
+fn many_partitions_are_made_and_removed_a_few_in_each_turn() {
+    let mut bench = Bench::alone();
+    let held = |bench: &Bench| bench.node.replicas().log().names().count();
+    let before = held(&bench);
+    let (name, live) = ("many".to_owned(), vec![BrokerId(1)]);
+    let create = Request::CreateTopic {
+        id: TopicId([9; 16]),
+        name: name.clone(),
+        partitions: 1_000,
+        replication_factor: 1,
+        live,
+        partitioner: None,
+        config: TopicConfig::default(),
+    };
+    for (request, end) in [(create, before + 1_000), (Request::DeleteTopic { name }, before)] {
+        bench.node.change(bench.now, Ticket::Shell(1), request);
+        for _ in 0..30 {
+            let last = held(&bench);
+            bench.pass(50);
+            // What is decided within the turn, and what the next one begins with.
+            assert!(held(&bench).abs_diff(last) <= 200, "{last} and then {}", held(&bench));
+            assert!(held(&bench) == end || held(&bench) == before || bench.node.deadline_ms() == 0);
+        }
+        assert_eq!(held(&bench), end);
+    }
 }
 
 /// Nothing is made on a broker before it is registered, so nobody waits for the next heartbeat where there is a

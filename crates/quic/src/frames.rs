@@ -301,7 +301,7 @@ mod tests {
             send_with_body(&mut stream, FetchPush::default(), [Bytes::from_static(b"two")]).await.unwrap();
             // Sent without its end, as by who wants it kept. The reader stops reading, which the writer may notice.
             let whole = vec![1; 4 * READ_BYTES];
-            let head = encode_with_body(FetchPush::default(), whole.len());
+            let head = encode_with_body(FetchPush::default(), whole.len()).unwrap();
             let half = Bytes::from(whole).slice(..2 * READ_BYTES);
             let _ = stream.write_all_chunks(&mut [head, half]).await;
         })

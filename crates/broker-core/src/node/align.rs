@@ -53,10 +53,7 @@ impl<D: Disk> Node<D> {
             self.replicas.configure(now, METADATA, self.metadata_settings(replica));
         }
         let (mut wanted, mut lost) = (BTreeMap::new(), BTreeMap::new());
-        // Until its present start is known, what the metadata says of copies that are not here may be about such as
-        // were here, acknowledged and voted, and were forgotten: the disk may be older than it was, or their successors
-        // may have been decided since.
-        let may_make = self.is_registered() || is_planted(Bug::MadeBeforeRegistered);
+        let may_make = self.may_make();
         // Until it is known under this directory, what the metadata says of this broker is about a disk that is gone.
         // (Found by the simulator: it took part under the lost copies' names.)
         let is_known = self.metadata.machine().broker(me).is_some_and(|b| b.directory == self.config.broker.directory);
@@ -77,12 +74,8 @@ impl<D: Disk> Node<D> {
             self.outputs.push(Output::OutOfService(*name, what.clone()));
         }
         self.lost = lost;
-        for name in self.replicas.log().names().collect::<Vec<_>>() {
-            if name != METADATA && self.metadata.machine().is_deleted(name.topic) {
-                self.offline.remove(&name);
-                self.replicas.remove(now, name);
-            }
-        }
+        let is_deleted = |name: &TopicPartition| self.metadata.machine().is_deleted(name.topic);
+        self.waiting = self.replicas.log().names().filter(|name| *name != METADATA && is_deleted(name)).collect();
         for (name, settings) in wanted {
             match self.replicas.settings(&name) {
                 Some(there) if *there == settings => {}
@@ -93,9 +86,41 @@ impl<D: Disk> Node<D> {
                     }
                     self.replicas.configure(now, name, settings);
                 }
-                None => self.bring_to_life(now, name, settings, may_make),
+                None => drop(self.waiting.insert(name)),
             }
         }
+        self.align_some(now);
+    }
+
+    /// Starts and removes partitions that wait for it, as the metadata says. A few at once: with thousands of them
+    /// heartbeats would have to wait for so long that others took this broker for silent.
+    pub(super) fn align_some(&mut self, now: Now) {
+        let (me, may_make) = (self.config.broker.id, self.may_make());
+        for _ in 0..ALIGNED_AT_ONCE {
+            let Some(name) = self.waiting.pop_first() else { return };
+            if self.metadata.machine().is_deleted(name.topic) {
+                self.offline.remove(&name);
+                self.replicas.remove(now, name);
+                continue;
+            }
+            let partition = name.partition.0 as usize;
+            let topic = self.metadata.machine().topic_by_id(name.topic);
+            let wanted = topic.and_then(|topic| {
+                let mine = topic.replicas.get(partition)?.iter().find(|r| r.broker() == me)?;
+                Some(settings(topic, partition, *mine))
+            });
+            if let Some(settings) = wanted {
+                self.bring_to_life(now, name, settings, may_make);
+            }
+        }
+    }
+
+    /// True once copies may be made of which nothing stands here.
+    fn may_make(&self) -> bool {
+        // Until its present start is known, what the metadata says of copies that are not here may be about such as
+        // were here, acknowledged and voted, and were forgotten: the disk may be older than it was, or their successors
+        // may have been decided since.
+        self.is_registered() || is_planted(Bug::MadeBeforeRegistered)
     }
 
     /// Starts the copy of a partition that this broker should have, as what stands on its disk allows. `may_make`: also
@@ -156,3 +181,6 @@ fn settings(topic: &Topic, partition: usize, mine: ReplicaId) -> PartitionSettin
         takes_over: topic.taken_over.get(&(partition as u32)).copied(),
     }
 }
+
+/// Most partitions that are started or removed within one turn.
+const ALIGNED_AT_ONCE: usize = 64;

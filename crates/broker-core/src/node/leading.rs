@@ -49,7 +49,8 @@ impl<D: Disk> Node<D> {
         self.metadata.machine().brokers().filter(|b| b.id != self.config.broker.id).count()
     }
 
-    pub(super) fn tell_leading(&mut self, now: Now) {
+    /// Tells the others, and answers with how many partitions this broker leads.
+    pub(super) fn tell_leading(&mut self, now: Now) -> usize {
         let topics = self.metadata.machine().topics();
         let names = topics.flat_map(|t| (0..t.partitions).map(|p| TopicPartition::new(t.id, p)));
         let leading =
@@ -66,5 +67,6 @@ impl<D: Disk> Node<D> {
             let message = NodeMessage::Leading { wall_ms: now.wall_ms, is_full, partitions: leading.clone() };
             self.outputs.push(Output::Send(other, message));
         }
+        leading.len()
     }
 }

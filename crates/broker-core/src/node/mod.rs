@@ -123,8 +123,10 @@ pub struct Node<D> {
     metadata: Led<Metadata>,
     /// This start ends once this frame is synced, and why.
     ending: Option<(Lsn, String)>,
-    /// Partitions are as the metadata log says up to here.
+    /// Partitions are as the metadata log says up to here, but for those that wait.
     aligned: Offset,
+    /// Partitions that the metadata wants here, or has deleted, and that wait to be started or removed.
+    waiting: BTreeSet<TopicPartition>,
     changes: VecDeque<Change>,
     coordinators: Coordinators,
     ends: Ends,
@@ -170,6 +172,8 @@ pub struct Node<D> {
     /// Who leads, or whether the disk here is full, has changed since the last report to the others.
     leads_anew: bool,
     next_leading_ms: u64,
+    /// Until then no more is told of it, on the monotonic clock, in ms: all that is led is told each time.
+    leading_pause_ms: u64,
     next_heartbeat_ms: u64,
     next_report_ms: u64,
     /// Of the last request that the node itself made of a partition.
@@ -191,6 +195,7 @@ impl<D: Disk> Node<D> {
             metadata: Led::new(METADATA, Offset(0), usize::MAX),
             ending: None,
             aligned: Offset(0),
+            waiting: BTreeSet::new(),
             changes: VecDeque::new(),
             coordinators,
             ends: Ends::default(),
@@ -215,6 +220,7 @@ impl<D: Disk> Node<D> {
             full: BTreeSet::new(),
             leads_anew: false,
             next_leading_ms: 0,
+            leading_pause_ms: 0,
             next_heartbeat_ms: 0,
             next_report_ms: 0,
             last_ticket: 0,
@@ -361,13 +367,15 @@ impl<D: Disk> Node<D> {
             self.tell_controller(now, NodeMessage::Heartbeat(me));
             self.judge_clock(now);
         }
+        self.align_some(now);
         self.know_full(self.config.broker.id, self.replicas.log().room().is_full());
         let since_ms = *self.since_ms.get_or_insert(now.mono_ms);
         self.replicas.set_unfit(!self.is_registered() && now.mono_ms >= since_ms + 2 * SESSION_MS);
-        if self.leads_anew || now.mono_ms >= self.next_leading_ms {
+        if (self.leads_anew && now.mono_ms >= self.leading_pause_ms) || now.mono_ms >= self.next_leading_ms {
             self.leads_anew = false;
             self.next_leading_ms = now.mono_ms + LEADING_EVERY_MS;
-            self.tell_leading(now);
+            let led = self.tell_leading(now) as u64;
+            self.leading_pause_ms = now.mono_ms + led / LED_TOLD_PER_MS;
         }
         if now.mono_ms >= self.next_report_ms {
             self.next_report_ms = now.mono_ms + REPORT_EVERY_MS;
@@ -393,6 +401,9 @@ impl<D: Disk> Node<D> {
 
     /// When [`tick`](Self::tick) must be called at the latest.
     pub fn deadline_ms(&self) -> u64 {
+        if !self.waiting.is_empty() {
+            return 0;
+        }
         let own = self.replicas.deadline_ms().min(self.next_heartbeat_ms);
         self.coordinators.deadline_ms().map_or(own, |d| d.min(own))
     }
@@ -569,3 +580,6 @@ const SESSION_MS: u64 = 3_000;
 const REPORT_EVERY_MS: u64 = 500;
 /// How often every broker tells the others what it leads, besides at every change.
 const LEADING_EVERY_MS: u64 = 2_000;
+/// How many partitions a broker may tell the others of in each ms, on average: what thousands of them cost must leave
+/// time for their elections.
+const LED_TOLD_PER_MS: u64 = 20;
