@@ -331,7 +331,7 @@ async fn what_is_refused_again_and_again_is_logged_once() {
     std::fs::remove_dir_all(root.join("broker-2/data")).unwrap();
     let (mut first, mut second) = (of(1), of(2));
     tokio::time::sleep(Duration::from_secs(8)).await;
-    for (process, words) in [(&mut first, "a peer was refused"), (&mut second, "peer refuses this broker")] {
+    for (process, words) in [(&mut first, "connections were refused"), (&mut second, "peer refuses this broker")] {
         process.signal("-KILL");
         process.0.wait().unwrap();
         let said = process.errors();

@@ -67,8 +67,11 @@ impl<D: Disk> Node<D> {
     /// Brokers of which the controller cannot tell yet whether they are there: it has been one for less than a session,
     /// and has not had a heartbeat of them. They count as [live](Self::live).
     pub fn unheard(&self, now: Now) -> Vec<BrokerId> {
-        let is_young = self.was_controller && now.mono_ms < self.controller_since_ms + SESSION_MS;
-        let is_unheard = |id: &BrokerId| is_young && *id != self.config.broker.id && !self.seen_ms.contains_key(id);
+        let me = self.config.broker.id;
+        // Elected, and about to know what it decides by.
+        let is_about_to = self.controller() == Some(me) && !self.was_controller;
+        let is_young = is_about_to || (self.was_controller && now.mono_ms < self.controller_since_ms + SESSION_MS);
+        let is_unheard = |id: &BrokerId| is_young && *id != me && !self.seen_ms.contains_key(id);
         self.metadata.machine().brokers().map(|b| b.id).filter(is_unheard).collect()
     }
 
