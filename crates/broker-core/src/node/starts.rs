@@ -113,9 +113,9 @@ impl<D: Disk> Node<D> {
         }
     }
 
-    /// A peer says that an operator has given up this data directory. That is final, also for a broker that knows itself
-    /// as registered: what it knows may come from others that were given up with it, and together they would go on as a
-    /// second cluster, whose acknowledged records are lost with their directories.
+    /// A peer says that an operator has given up this data directory. That is final, also for a broker that knows
+    /// itself as registered: what it knows may come from others that were given up with it, and together they would go
+    /// on as a second cluster, whose acknowledged records are lost with their directories.
     pub fn given_up(&mut self, why: String) {
         self.outputs.push(Output::Refused(why));
     }
