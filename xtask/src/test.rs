@@ -2,7 +2,9 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use crate::{build, dist};
 
@@ -73,6 +75,7 @@ impl Tally {
             let mut tally = Tally::default();
             let mut pytest = build::command(python);
             pytest.args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "sdk-python/tests"]);
+            pytest.arg(format!("--timeout={}", TEST_TIMEOUT.as_secs()));
             environment(&mut pytest);
             tally.step("pytest", &mut pytest, pytest_line);
             let mut mypy = build::command(python);
@@ -88,6 +91,7 @@ impl Tally {
             let mut tally = Tally { is_beside: true, ..Tally::default() };
             let mut tests = build::command("npm");
             tests.current_dir(&node).args(["test", "--silent"]);
+            tests.args(["--", &format!("--test-timeout={}", TEST_TIMEOUT.as_millis())]);
             environment(&mut tests);
             tally.step("node --test", &mut tests, node_line);
             tally.check("tsc --strict", build::command("npm").current_dir(&node).args(["run", "--silent", "types"]));
@@ -179,8 +183,23 @@ impl Tally {
         let Ok(mut child) = child else {
             return self.broken.push(format!("{name} does not start"));
         };
+        let (lines, printed) = mpsc::channel();
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
+        let until = Instant::now() + RUNNER_TIMEOUT;
         let mut said = String::new();
-        for line in BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok) {
+        loop {
+            let line = match printed.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) => line,
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.failed += 1;
+                    let limit = RUNNER_TIMEOUT.as_secs();
+                    self.broken.push(format!("{name} has not ended within {limit} s: it was killed"));
+                    kill_tree(&mut child);
+                    break;
+                }
+            };
             match self.is_beside {
                 true => said.extend([&line, "\n"]),
                 false => println!("{line}"),
@@ -215,6 +234,27 @@ impl Tally {
             }
         }
     }
+}
+
+/// Kills a process, and every process that it or one of those has begun.
+fn kill_tree(child: &mut Child) {
+    let listed = Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output().map(|output| output.stdout);
+    let listed = String::from_utf8(listed.unwrap_or_default()).unwrap_or_default();
+    let pairs: Vec<(u32, u32)> = listed
+        .lines()
+        .filter_map(|line| {
+            let mut ids = line.split_whitespace().map_while(|id| id.parse().ok());
+            ids.next().zip(ids.next())
+        })
+        .collect();
+    let mut tree = vec![child.id()];
+    let mut next = 0;
+    while let Some(&parent) = tree.get(next) {
+        tree.extend(pairs.iter().filter(|&&(_, of)| of == parent).map(|&(id, _)| id));
+        next += 1;
+    }
+    let ids = tree.iter().map(u32::to_string);
+    let _ = Command::new("kill").arg("-KILL").args(ids).status();
 }
 
 /// The number before `word` in a line.
@@ -256,6 +296,12 @@ fn node_line(line: &str) -> (u64, u64, u64) {
     };
     (number("pass ").unwrap_or(0), number("fail ").unwrap_or(0), number("skipped ").unwrap_or(0))
 }
+
+/// How long a runner may take: about five times what it does on two cores. A test that hangs is then a failure that is
+/// named, with all other results, and not the end of the time that the whole has.
+const RUNNER_TIMEOUT: Duration = Duration::from_secs(20 * 60);
+/// How long one file of Node's tests may take, and one test of Python's.
+const TEST_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 #[cfg(test)]
 mod tests {
