@@ -70,12 +70,16 @@ async fn a_wiped_only_copy_never_starts_empty_by_itself() {
     cluster.restart_soon(holder);
     until("it is back", async || offline(&client).await.is_empty()).await;
     assert_eq!(read_all(&client, "t").await[&0].len(), 100);
-    // Without it an operator decides, and no offset is given twice.
+    // Without it an operator decides, and no offset is given twice: also to whom has heard of its former leader.
+    let asked = if holder == 1 { 2 } else { 1 };
+    let living = client_of(&cluster, asked).await.consumer("t").from_beginning().build().await.unwrap();
+    for _ in 0..100 {
+        living.next().await.unwrap().unwrap();
+    }
     cluster.kill(holder);
     std::fs::remove_dir_all(data(&cluster, holder)).unwrap();
     cluster.restart_soon(holder);
     until("it is lost again", async || offline(&client).await.contains("its only copy was on")).await;
-    let asked = if holder == 1 { 2 } else { 1 };
     let said = recover(&cluster, asked, &[]);
     assert!(said.contains("it starts empty") && said.contains("Nothing was changed"), "{said}");
     let said = recover(&cluster, asked, &["--accept-loss"]);
@@ -84,7 +88,40 @@ async fn a_wiped_only_copy_never_starts_empty_by_itself() {
     let sent = client.producer("t").build().await.unwrap().send(Record::new("first")).await.unwrap();
     assert!(sent.offset.unwrap() >= 1_000_000_000_000, "{sent:?}");
     let consumer = client.consumer("t").start(Position::Offset(100)).build().await.unwrap();
-    assert_eq!(consumer.next().await.unwrap().unwrap_err().kind(), ErrorKind::OffsetOutOfRange);
+    for consumer in [consumer, living] {
+        let next = tokio::time::timeout(Duration::from_secs(20), consumer.next()).await.expect("it is told");
+        assert_eq!(next.unwrap().unwrap_err().kind(), ErrorKind::OffsetOutOfRange);
+    }
+}
+
+/// Nobody waits for the leader that was given up, which says nothing any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_broker_held_alone_goes_on_elsewhere_when_the_broker_is_given_up() {
+    let (_folder, mut cluster, client) = cluster_of_three().await;
+    client.create_topic("t", Topic::partitions(1).replication_factor(1)).await.unwrap();
+    let holder = client.describe_topic("t").await.unwrap().partitions[0].leader;
+    let asked = if holder == 1 { 2 } else { 1 };
+    let client = client_of(&cluster, asked).await;
+    let producer = client.producer("t").build().await.unwrap();
+    producer.send_batch(numbers(0..10)).await.unwrap();
+    // Its epoch is not the first one.
+    tokio::task::block_in_place(|| {
+        cluster.kill(holder);
+        cluster.restart(holder);
+    });
+    producer.send(Record::new("again")).await.unwrap();
+    cluster.kill(holder);
+    let lost = holder.to_string();
+    until("it can be given up", async || {
+        !recover(&cluster, asked, &["--lost", &lost, "--accept-loss"]).contains("error")
+    })
+    .await;
+    for client in [client, client_of(&cluster, 6 - asked - holder).await] {
+        let producer = client.producer("t").delivery_timeout(Duration::from_secs(20)).build().await.unwrap();
+        let sent = producer.send(Record::new("after")).await.unwrap();
+        assert!(sent.offset.unwrap() >= 1_000_000_000_000, "{sent:?}");
+    }
+    producer.send(Record::new("from before")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -651,6 +651,8 @@ impl World {
         let partitions: Vec<TopicPartition> = partitions.collect();
         let told = self.nodes[survivor].core.as_ref().expect("it runs").copies();
         let copies = told.into_iter().map(|(g, copy)| ((g.topic, g.partition.0), vec![copy])).collect();
+        // Whoever has heard of a lost leader listens to none of an older epoch.
+        let before: Vec<u32> = (0..self.partitions).map(|p| self.oracle.newest_epoch(p)).collect();
         let (now, ticket) = (self.now_at(survivor), self.ticket());
         let request = Request::Recover { lost: lost.iter().map(|n| broker(*n)).collect(), live, copies };
         self.nodes[survivor].core.as_mut().expect("it runs").change(now, ticket, request);
@@ -660,6 +662,10 @@ impl World {
             core.metadata().topics().all(is_taken_over) && partitions.iter().all(serves)
         })?;
         for p in 0..self.partitions {
+            let epoch = self.nodes[survivor].replicas().and_then(|r| r.state(&name(p))).map(|s| s.leader_epoch.0);
+            if epoch.is_none_or(|epoch| epoch <= before[p as usize]) {
+                return Err(format!("{p} goes on in epoch {epoch:?}, and was led in {} before", before[p as usize]));
+            }
             self.read_all(survivor, p)?;
         }
         lost.iter().for_each(|n| self.nodes[*n].start_at_ms = self.now_ms);

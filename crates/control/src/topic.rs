@@ -32,6 +32,8 @@ pub struct Topic {
     /// For each partition that was started empty because no copy was left: its first offset. Other partitions begin at
     /// offset 0.
     pub first_offsets: BTreeMap<u32, Offset>,
+    /// For each partition that lost the majority of its replicas and was recovered by an operator: how often that was.
+    pub recoveries: BTreeMap<u32, u32>,
     /// The partitioner that places its records; `None`: round-robin and key hash.
     pub pin: Option<Pin>,
     /// Number of the pin: 1 when the topic is made, and one more with each change of `pin`.

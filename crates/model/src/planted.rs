@@ -77,6 +77,8 @@ bugs! {
     OwnNotKept = "a copy's own entries are not kept",
     /// A copy that goes on alone leaves out what it did not know to be decided.
     TakeOverDropsTail = "a copy that goes on alone drops what it did not know as decided",
+    /// A partition that an operator has recovered has leaders in epochs that lost replicas may have led in.
+    FirstEpochIgnored = "a recovered partition goes on in epochs that it had",
     /// A replica that lost its log goes on under its old id.
     RetiredIdReused = "a replica that lost its disk keeps its id",
     /// The confirmed end is answered without asking the quorum.

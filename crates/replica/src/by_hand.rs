@@ -343,6 +343,7 @@ rules! {
     rebuilding::writes_of_the_raft_before_do_not_count_for_the_one_after: SleepersWritesCount;
     rebuilding::an_announced_end_is_synced: UnsyncedAnnounced;
     rebuilding::who_goes_on_alone_keeps_all_that_it_holds: TakeOverDropsTail;
+    rebuilding::a_recovered_partition_goes_on_above_the_epochs_that_it_had: FirstEpochIgnored;
     rebuilding::a_leader_leaves_out_nothing: CatchUpSkipsBatches;
     rebuilding::a_rebuilding_hands_producers_over: ProducersNotHandedOver;
     rebuilding::a_part_counts_when_it_is_synced: InstallNotSynced;

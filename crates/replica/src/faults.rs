@@ -57,6 +57,7 @@ faults! {
     counts_parts_before_fsync: InstallNotSynced,
     forgets_its_own: OwnNotKept,
     takes_over_without_tail: TakeOverDropsTail,
+    ignores_first_epoch: FirstEpochIgnored,
     compares_no_heartbeat: HeartbeatNotCompared,
 }
 

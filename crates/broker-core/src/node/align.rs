@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 
 use thalweg_commit_log::Disk;
 use thalweg_control::Topic;
-use thalweg_model::{BrokerId, Bug, ReplicaId, TopicPartition, is_planted};
+use thalweg_model::{BrokerId, Bug, LeaderEpoch, ReplicaId, TopicPartition, is_planted};
 use thalweg_replica::{Now, PartitionSettings};
 
 use super::output::Output;
-use super::{METADATA, Node, OWN_PREFIX};
+use super::{Node, OWN_PREFIX};
+use crate::message::METADATA;
 
 impl<D: Disk> Node<D> {
     pub(super) fn start_metadata(&mut self, now: Now, replica: ReplicaId) {
@@ -178,9 +179,19 @@ fn settings(topic: &Topic, partition: usize, mine: ReplicaId) -> PartitionSettin
         is_own: topic.name.starts_with(OWN_PREFIX),
         is_vital: false,
         first_offset: topic.first_offsets.get(&(partition as u32)).copied().unwrap_or_default(),
+        first_epoch: first_epoch(topic.recoveries.get(&(partition as u32)).copied().unwrap_or_default()),
         takes_over: topic.taken_over.get(&(partition as u32)).copied(),
     }
 }
 
+/// The epoch above which a partition goes on that was recovered so often. Between two recoveries it has fewer elections
+/// than are left out for each, which with one every second would be twelve days of nothing else; the 4,096th recovery
+/// and those after it leave out none.
+fn first_epoch(recoveries: u32) -> LeaderEpoch {
+    LeaderEpoch(recoveries.min(u32::MAX / EPOCHS_LEFT_OUT) * EPOCHS_LEFT_OUT)
+}
+
+/// Epochs that are left out where a partition is recovered: see [`first_epoch`].
+const EPOCHS_LEFT_OUT: u32 = 1 << 20;
 /// Most partitions that are started or removed within one turn.
 const ALIGNED_AT_ONCE: usize = 64;

@@ -27,6 +27,7 @@ impl Metadata {
                     only_on,
                     only_on_older: BTreeSet::new(),
                     first_offsets: BTreeMap::new(),
+                    recoveries: BTreeMap::new(),
                     pin,
                     pin_epoch,
                     config,
@@ -67,6 +68,7 @@ impl Metadata {
                 let directory = self.directory_of_only(&replicas);
                 let found = self.topic_by_id_mut(topic);
                 let Some(topic) = found.filter(|t| partition < t.partitions) else { return };
+                *topic.recoveries.entry(partition).or_default() += 1;
                 match from {
                     Some(from) => drop(topic.taken_over.insert(partition, from)),
                     None => {

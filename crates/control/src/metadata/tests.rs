@@ -248,6 +248,7 @@ fn recovery_keeps_the_longest_log_and_refuses_what_may_not_be_lost() {
         let only = vec![r(4, 2 + round)];
         assert_eq!((&topic.replicas[0], &topic.first_replicas[0]), (&only, &only));
         assert_eq!(topic.first_offsets[&0], Offset(round as u64 * OFFSETS_LEFT_OUT));
+        assert_eq!(topic.recoveries[&0], 1 + round as u32, "each goes on above the epochs of the one before");
         assert!(topic.taken_over.is_empty());
         register(&mut m, 4, 4 + round as u8, "");
     }

@@ -157,6 +157,29 @@ pub(super) fn who_goes_on_alone_keeps_all_that_it_holds() {
     assert_eq!(batches[..6], (1..=6).map(|index| batch(index, 1)).collect::<Vec<_>>()[..]);
 }
 
+/// Whoever has heard of a leader in epoch 7, which is lost, listens to those that come after.
+pub(super) fn a_recovered_partition_goes_on_above_the_epochs_that_it_had() {
+    const FIRST: LeaderEpoch = LeaderEpoch(1 << 20);
+    let alone = || {
+        let (replica, first_epoch) = (self::copy(1).successor(), FIRST);
+        PartitionSettings { replica, target: vec![replica], first_epoch, ..settings() }
+    };
+    // One begins empty, and one goes on with what a copy has.
+    let empty = Copy::open(MemoryDisk::empty(), PartitionSettings { first_voters: alone().target, ..alone() });
+    let mut survivor = with_entries();
+    let takes_over = PartitionSettings { takes_over: Some(self::copy(1)), ..alone() };
+    survivor.replicas.configure(survivor.now, NAME, takes_over);
+    for mut copy in [empty, survivor] {
+        for _ in 0..50 {
+            copy.tick();
+            copy.sync();
+        }
+        let state = copy.replicas.state(&NAME).expect("it is there");
+        assert!(state.is_serving && state.leader_epoch > FIRST, "{state:?}");
+        assert!(copy.log().hard_state().term > FIRST);
+    }
+}
+
 /// A leader that has decided four batches of its own, numbered from 1 on behind its first entry, and its term.
 fn leader_with_batches() -> (Copy, u64) {
     let mut copy = Copy::new();

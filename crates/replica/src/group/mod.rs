@@ -230,11 +230,11 @@ impl Group {
         }
     }
 
-    /// Starts the group: its only voter stands for election at once, and so does the preferred leader of a new group.
-    pub(crate) fn start(&mut self, preferred: bool, effects: &mut Vec<Effect>) {
+    /// Starts the group: its only voter stands for election at once, and so does a replica that is told to.
+    pub(crate) fn start(&mut self, stands: bool, effects: &mut Vec<Effect>) {
         let voters = &self.node.raft.prs().conf().voters();
         let alone = voters.contains(self.me.0) && voters.ids().iter().count() == 1;
-        if alone || (preferred && self.node.raft.term == 0) {
+        if alone || stands {
             self.eager_ticks = EAGER_TICKS;
             self.node.campaign().expect("campaigning is local");
         }

@@ -130,8 +130,14 @@ impl<D: Disk> Replicas<D> {
         let config = self.group_config;
         let Some(Started { replica, log }) = self.started(&partition) else { return };
         let log = log.view();
+        let (stored, first_epoch) = (log.hard_state(), replica.settings.first_epoch);
+        let is_new = stored.term <= first_epoch;
+        let hard_state = match stored.term < first_epoch && !faults::ignores_first_epoch() {
+            true => HardState { term: first_epoch, vote: 0, ..stored },
+            false => stored,
+        };
         let recovered = Recovered {
-            hard_state: log.hard_state(),
+            hard_state,
             end: log.segments_end(),
             decided: log.noted(),
             configuration: log.configuration().cloned().unwrap_or_default(),
@@ -143,7 +149,7 @@ impl<D: Disk> Replicas<D> {
         replica.phase.enter(Phase::Running(group));
         // All in segments is decided, so readers may have it, whether or not a new entry comes soon.
         self.outputs.push(Output::Advanced(partition));
-        self.with_group(now, partition, |group, effects| group.start(preferred, effects));
+        self.with_group(now, partition, |group, effects| group.start(preferred && is_new, effects));
     }
 
     /// Changes the settings of a partition. Another replica id in them means another copy: the present one is removed,

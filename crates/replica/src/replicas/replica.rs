@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use thalweg_commit_log::PartitionMut;
-use thalweg_model::{Offset, PinEpoch, ReplicaId};
+use thalweg_model::{LeaderEpoch, Offset, PinEpoch, ReplicaId};
 
 use super::phase::Phase;
 
@@ -39,6 +39,10 @@ pub struct PartitionSettings {
     pub is_vital: bool,
     /// First offset of the partition, usually 0: the same on every replica, and never changed.
     pub first_offset: Offset,
+    /// Every leader of the partition has an epoch above this one, usually 0: the same on every replica. An operator who
+    /// recovers the partition has it go on above all epochs that lost replicas may have led in, because whoever has
+    /// heard of a newer leader does not listen to an older one.
+    pub first_epoch: LeaderEpoch,
     /// Set when an operator has given up the majority of the replicas: the copy that goes on. If `replica` is its
     /// successor here, it takes over that copy's log, as the only voter.
     pub takes_over: Option<ReplicaId>,

@@ -26,7 +26,7 @@ impl<D: Disk> Replicas<D> {
         self.stop_group(partition);
         let Some(Started { replica, log }) = self.started(&partition) else { return };
         replica.phase.enter(Phase::Settling);
-        let (replica, log) = (replica.settings.replica, log.view());
+        let (replica, first_epoch, log) = (replica.settings.replica, replica.settings.first_epoch, log.view());
         let (mut offset, next) = log.decided_end();
         let mut members = log.last_configuration().cloned().unwrap_or_default();
         let above = log.entries().filter(|(index, _)| *index >= next && !faults::takes_over_without_tail());
@@ -36,7 +36,8 @@ impl<D: Disk> Replicas<D> {
             (offset, term) = (batch.end_offset(), term.max(batch.header().leader_epoch));
             follow_change(&mut members, batch);
         }
-        let term = LeaderEpoch(term.0 + 1);
+        let least = if faults::ignores_first_epoch() { LeaderEpoch(0) } else { first_epoch };
+        let term = LeaderEpoch(term.0 + 1).max(least);
         // One simple change after the other: a joint one would ask the lost for their agreement.
         loop {
             let others = members.voters.iter().chain(&members.learners);
