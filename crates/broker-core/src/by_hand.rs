@@ -36,6 +36,11 @@ fn a_disk_that_was_wiped_does_not_serve_what_only_it_held() {
     cluster.recover();
     let leader =
         1 + cluster.benches.iter().position(|b| b.node.replicas().settings(&NAME).is_some()).expect("it is made");
+    // Everybody takes it for the leader, whomever they had heard of before.
+    cluster.pass(5_000);
+    for bench in &cluster.benches {
+        assert_eq!(bench.node.leader(&NAME).map(|(_, broker)| broker), Some(BrokerId(leader as u32)));
+    }
     let again = cluster.produce(leader as u32).expect("it goes on");
     assert!(again >= Offset(1_000_000_000_000), "{again} may have been given before");
     // It is so after a start, too.
@@ -135,9 +140,12 @@ fn a_broker_is_registered_as_soon_as_somebody_decides() {
     bench.pass(50);
     assert!(bench.node.is_registered());
     let mut cluster = Cluster { benches: vec![Cluster::broker(1, 1, MemoryDisk::empty())] };
+    cluster.pass(10_000);
     cluster.benches.push(Cluster::broker(2, 2, MemoryDisk::empty()));
     cluster.pass(250);
-    assert!(cluster.benches[0].node.metadata().broker(BrokerId(2)).is_some());
+    let controller = &cluster.benches[0];
+    assert!(controller.node.metadata().broker(BrokerId(2)).is_some());
+    assert!(controller.node.live(controller.now).contains(&BrokerId(2)), "what it asked to be registered by counts");
 }
 
 /// The same of a disk that knows a copy which was replaced since: its successor has acknowledged something, too.

@@ -34,6 +34,6 @@ mod rules;
 
 pub use clock::TOLERANCE_MS as CLOCK_TOLERANCE_MS;
 pub use coordinators::{CoordinatorError, GroupsConfig};
-pub use message::{NodeMessage, Peer};
-pub use node::{ChangeError, METADATA, Node, NodeConfig, OWN_PREFIX, Output};
+pub use message::{METADATA, NodeMessage, Peer};
+pub use node::{ChangeError, Node, NodeConfig, OWN_PREFIX, Output};
 pub use produce::Produce;

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BufMut, Bytes};
 use thalweg_control::{Broker, MetadataRecord};
-use thalweg_model::{BrokerId, DirectoryId, LeaderEpoch, Offset, ReplicaId, TopicId, TopicPartition};
+use thalweg_model::{BrokerId, DirectoryId, LeaderEpoch, Offset, PartitionId, ReplicaId, TopicId, TopicPartition};
 use thalweg_replica::{MessageError, PeerMessage};
 
 /// The sender of a message, as its connection proves it.
@@ -84,6 +84,22 @@ impl NodeMessage {
     /// True for what must not stand in the way of heartbeats and small appends.
     pub fn is_bulk(&self) -> bool {
         matches!(self, NodeMessage::Replica(message) if message.is_bulk())
+    }
+
+    /// True for what must not wait behind the messages of thousands of partitions: who is there, and what the
+    /// controllers decide. Without it brokers that are alive count as silent.
+    pub fn is_urgent(&self) -> bool {
+        match self {
+            NodeMessage::Replica(message) => message.partition == METADATA && !message.is_bulk(),
+            NodeMessage::Heartbeat(_)
+            | NodeMessage::Registered { .. }
+            | NodeMessage::Refused(_)
+            | NodeMessage::Outdated { .. } => true,
+            NodeMessage::Leading { .. }
+            | NodeMessage::Damaged { .. }
+            | NodeMessage::AskEnds { .. }
+            | NodeMessage::Ends { .. } => false,
+        }
     }
 
     /// Bytes of the batches in it.
@@ -223,6 +239,9 @@ impl NodeMessage {
 const TEXT_BYTES_MAX: usize = 4096;
 /// Most controllers that a cluster has.
 const CONTROLLERS_MAX: usize = 16;
+
+/// The metadata log is a partition like any other, of a topic whose id is fixed.
+pub const METADATA: TopicPartition = TopicPartition { topic: TopicId(*b"cluster-metadata"), partition: PartitionId(0) };
 
 #[cfg(test)]
 mod tests {

@@ -9,9 +9,9 @@ use thalweg_replica::{Now, ProduceError, Ticket};
 
 use super::change::{CHANGES_MAX, Change, ChangeError};
 use super::output::Output;
-use super::{HEARTBEAT_EVERY_MS, HEARTBEAT_UNANSWERED_MS, METADATA, Node, SESSION_MS};
+use super::{HEARTBEAT_EVERY_MS, HEARTBEAT_UNANSWERED_MS, Node, SESSION_MS};
 use crate::machine::{Answered, Machine, Pace, Surroundings, Turn, Unanswered, Unread};
-use crate::message::NodeMessage;
+use crate::message::{METADATA, NodeMessage};
 
 impl Machine for Metadata {
     const PACE: Pace = Pace::Follows;
@@ -200,11 +200,11 @@ impl<D: Disk> Node<D> {
             let decided = self.metadata.decide(now.wall_ms.max(0) as u64, &mut turn, ticket, request);
             if let Some(id) = registers {
                 self.registering.remove(&id);
-                if let Err(error) = decided {
-                    match id == self.config.broker.id {
-                        true => self.refused(now, error.to_string()),
-                        false => self.outputs.push(Output::Send(id, NodeMessage::Refused(error.to_string()))),
-                    }
+                match decided {
+                    // The heartbeat that asked for this counts: without it the broker is silent until its next one.
+                    Ok(()) => drop(self.seen_ms.insert(id, now.mono_ms)),
+                    Err(error) if id == self.config.broker.id => self.refused(now, error.to_string()),
+                    Err(error) => self.outputs.push(Output::Send(id, NodeMessage::Refused(error.to_string()))),
                 }
             }
             let mut s = Surroundings { now, replicas: &mut self.replicas, last_ticket: &mut self.last_ticket };

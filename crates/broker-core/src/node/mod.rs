@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use thalweg_commit_log::{Completion, Config, Disk, DiskError, Lsn, OpenError, Recovery};
 use thalweg_control::{Broker, Metadata, MetadataRecord, Request, is_outdated, renewed};
 use thalweg_model::{
-    BrokerId, Bug, DirectoryId, LeaderEpoch, Offset, RecordBatch, ReplicaId, TopicId, TopicPartition, is_planted,
+    BrokerId, Bug, DirectoryId, LeaderEpoch, Offset, RecordBatch, ReplicaId, TopicPartition, is_planted,
 };
 use thalweg_replica::{Now, Output as ReplicaOutput, Replicas, Ticket};
 
@@ -26,7 +26,7 @@ use crate::clock::Clocks;
 use crate::coordinators::{Coordinators, GroupOutput, GroupsConfig};
 use crate::ends::Ends;
 use crate::machine::Led;
-use crate::message::{NodeMessage, Peer};
+use crate::message::{METADATA, NodeMessage, Peer};
 
 /// Who a node is.
 #[derive(Clone, Debug)]
@@ -565,9 +565,6 @@ impl<D: Disk> Node<D> {
     }
 }
 
-/// The metadata log is a partition like any other, of a topic whose id is fixed.
-pub const METADATA: TopicPartition =
-    TopicPartition { topic: TopicId(*b"cluster-metadata"), partition: thalweg_model::PartitionId(0) };
 /// Topics whose names begin so are the cluster's own.
 pub const OWN_PREFIX: &str = "__";
 /// How often a broker tells the controller that it is there.

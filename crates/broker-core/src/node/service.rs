@@ -8,8 +8,9 @@ use thalweg_control::{Copies, Copy};
 use thalweg_model::{BrokerId, LeaderEpoch, RaftIndex, ReplicaId, TopicPartition};
 use thalweg_replica::Now;
 
+use super::Node;
 use super::output::Output;
-use super::{METADATA, Node};
+use crate::message::METADATA;
 
 impl<D: Disk> Node<D> {
     /// Where this directory's copy of the metadata log ends: term and index of its last entry.

@@ -7,8 +7,8 @@ use thalweg_model::{BrokerId, Bug, DirectoryId, ReplicaId, is_planted};
 use thalweg_replica::Now;
 
 use super::output::Output;
-use super::{HEARTBEAT_EVERY_MS, METADATA, Node, SESSION_MS};
-use crate::message::Peer;
+use super::{HEARTBEAT_EVERY_MS, Node, SESSION_MS};
+use crate::message::{METADATA, Peer};
 
 impl<D: Disk> Node<D> {
     /// True once this broker has been registered, and knows of it.
