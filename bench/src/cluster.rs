@@ -148,4 +148,45 @@ pub(crate) async fn idle() -> Result<()> {
     Ok(())
 }
 
+/// Thousands of partitions of three copies: made, led again after a kill, led by all again, and deleted.
+pub(crate) async fn many() -> Result<()> {
+    const PARTITIONS: u32 = 5_000;
+    let folder = tempfile::tempdir()?;
+    let mut cluster = Cluster::start(folder.path(), BROKERS);
+    let client = client(&cluster).await?;
+    // How long until all have a leader other than `dead`, and whether a broker that lives counted as silent meanwhile.
+    let until_led = async |dead: Option<u32>| -> Result<(f64, bool)> {
+        let (started, mut is_silent) = (Instant::now(), false);
+        loop {
+            let (status, topic) = (client.cluster_status().await?, client.describe_topic("t").await?);
+            is_silent |= status.brokers.iter().any(|b| Some(b.id) != dead && !b.is_alive && status.controller != 0);
+            if topic.partitions.iter().all(|p| p.leader != 0 && Some(p.leader) != dead) {
+                return Ok((started.elapsed().as_secs_f64(), is_silent));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let started = Instant::now();
+    client.create_topic("t", Topic::partitions(PARTITIONS).replication_factor(BROKERS)).await?;
+    let created = started.elapsed().as_secs_f64();
+    let (led, was_silent) = until_led(None).await?;
+    let started = Instant::now();
+    client.describe_topic("t").await?;
+    let described = started.elapsed().as_secs_f64();
+    cluster.kill(3);
+    let (again, was_silent_then) = until_led(Some(3)).await?;
+    tokio::task::block_in_place(|| cluster.restart(3));
+    let (whole, _) = until_led(None).await?;
+    let started = Instant::now();
+    client.delete_topic("t").await?;
+    let deleted = started.elapsed().as_secs_f64();
+    println!(
+        "many: {PARTITIONS} partitions x {BROKERS} copies: created in {created:.1} s, all led {led:.1} s later, \
+         described in {described:.2} s; all led {again:.1} s after kill -9 of a broker, {whole:.1} s after its return; \
+         deleted in {deleted:.1} s; a live broker counted as silent: {}",
+        was_silent || was_silent_then
+    );
+    Ok(())
+}
+
 const BROKERS: u32 = 3;

@@ -41,6 +41,7 @@ fn cluster_row(name: &str, thalweg: &Path) -> Result<()> {
                 match name.as_str() {
                     "replication" => cluster::replication().await,
                     "failover" => cluster::failover().await,
+                    "many" => cluster::many().await,
                     "partitions" => cluster::partitions(&thalweg).await,
                     "groups" => groups::rebalance(&thalweg).await,
                     "offsets" => groups::offsets(&thalweg).await,
@@ -327,7 +328,7 @@ fn check() {
     }
 }
 
-const ROWS: [&str; 12] = [
+const ROWS: [&str; 13] = [
     "start",
     "throughput",
     "latency",
@@ -336,6 +337,7 @@ const ROWS: [&str; 12] = [
     "check",
     "replication",
     "failover",
+    "many",
     "partitions",
     "idle",
     "groups",

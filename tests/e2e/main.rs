@@ -14,6 +14,7 @@ mod hostile;
 mod impostors;
 mod kit;
 mod load;
+mod many;
 mod operator;
 mod output;
 mod plugins;
@@ -311,7 +312,9 @@ fn the_first_five_minutes_by_hand() {
     );
     let (ok, said) = thalweg_with(&["produce", "json", "--format", "jsonl"], "{\"value\":1}\nrubbish\n");
     assert!(
-        !ok && said.contains("line 2") && said.contains("not JSON") && said.contains("stopped after 1 record;"),
+        !ok && said.contains("line 2")
+            && said.contains("not JSON")
+            && said.contains("stopped after 1 record; what was"),
         "{said}"
     );
     let (ok, said) = thalweg_with(&["topic", "create", "t", "--partitions", "3", "--output", "json"], "");

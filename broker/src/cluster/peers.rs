@@ -1,9 +1,9 @@
 //! Connections to the other brokers: one to each, made when there is something to say, and made again when it is lost.
 //!
 //! What the engine says comes by the outbox, and what others say of this broker goes to the engine's mailbox. Messages
-//! of one broker to another leave on one stream, in order; parts of segments leave on a stream of their own with a
-//! lower priority. What cannot be sent is dropped: Raft sends again what matters. Connections that others make are in
-//! `visitors.rs` and transport's.
+//! of one broker to another leave on three streams, in order on each: first what is urgent, which are heartbeats and
+//! what the controllers decide; then the messages of all other partitions; then parts of segments. What cannot be sent
+//! is dropped: Raft sends again what matters. Connections that others make are in `visitors.rs` and transport's.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 use crate::cluster::authority::peer_name;
 use crate::engine::handle::EngineHandle;
-use crate::engine::outbox::{Opened, Outbox, Queue};
+use crate::engine::outbox::{Lane, Opened, Outbox, Queue};
 use crate::repeats::Repeats;
 
 /// Who this broker is to its peers.
@@ -49,7 +49,8 @@ pub(crate) struct Peers {
     connections: RefCell<HashMap<BrokerId, Connection>>,
     /// Why others cannot be reached at the moment.
     troubles: RefCell<BTreeMap<BrokerId, String>>,
-    repeats: Repeats,
+    /// Refusals by others, by whom and why.
+    repeats: Repeats<(BrokerId, String), ()>,
 }
 
 impl Peers {
@@ -164,8 +165,8 @@ impl Peers {
             Err(error) => error,
         };
         let why = format!("{error:#}");
-        if let Some(repeated) = self.repeats.is_due(&format!("{to}: {why}"), Instant::now()) {
-            tracing::warn!(broker = %to, error = why, repeated, "peer refuses this broker");
+        if let Some(count) = self.repeats.note(Instant::now(), (to, why.clone()), ()) {
+            tracing::warn!(broker = %to, error = why, count, "peer refuses this broker");
         }
         connection.close(CLOSE_REFUSED.into(), b"");
         Err(error)
@@ -242,6 +243,8 @@ async fn send_all(
     incarnation: &watch::Receiver<u64>,
     queue: &mut Queue,
 ) -> Result<()> {
+    let urgent = connection.open_uni().await?;
+    urgent.set_priority(PRIORITY_URGENT)?;
     let raft = connection.open_uni().await?;
     raft.set_priority(PRIORITY_RAFT)?;
     let (bulk, parts) = unbounded_channel();
@@ -256,10 +259,9 @@ async fn send_all(
         }
         Ok(())
     };
-    let sending_raft = async {
-        let mut stream = raft;
+    let send_lane = async |mut stream: SendStream, lane: &mut Lane| {
         let mut some = Vec::new();
-        while queue.recv_many(&mut some, FRAME_MESSAGES).await > 0 {
+        while lane.recv_many(&mut some, FRAME_MESSAGES).await > 0 {
             // What was said after a renewal is in no queue before everybody can know of it.
             ensure!(*incarnation.borrow() == said, RENEWED);
             let mut frame = Vec::new();
@@ -286,7 +288,8 @@ async fn send_all(
         }
         Ok(())
     };
-    tokio::try_join!(sending_raft, sending_bulk).map(|((), ())| ())
+    let Queue { urgent: first, others } = queue;
+    tokio::try_join!(send_lane(urgent, first), send_lane(raft, others), sending_bulk).map(|((), (), ())| ())
 }
 
 async fn send_frame(stream: &mut SendStream, messages: Vec<NodeMessage>) -> Result<()> {
@@ -311,7 +314,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long after a failure a broker is connected to again: at first, and at most.
 const WAIT_MIN: Duration = Duration::from_millis(20);
 const WAIT_MAX: Duration = Duration::from_millis(500);
-/// Priorities of the streams of a connection: messages before parts of segments.
+/// Priorities of the streams of a connection.
+const PRIORITY_URGENT: i32 = 20;
 const PRIORITY_RAFT: i32 = 10;
 const PRIORITY_BULK: i32 = -10;
 /// Code of a connection that is closed because what this broker has said of itself does not hold any more.

@@ -126,34 +126,55 @@ impl Worker {
 
     fn run(&mut self, steps: Vec<Step>) -> Result<Bytes, DiskError> {
         let mut read = Bytes::new();
-        let mut emptied = BTreeSet::new();
+        let mut folders = Folders::default();
         for step in &steps {
-            let done = patiently(self.patience, || {
-                let done = self.step(step, &mut emptied);
-                // Its own files may be the ones that leave no descriptor for this one.
-                done.inspect_err(|e| {
-                    if is_exhausted(e) {
-                        self.files.clear()
-                    }
-                })
-            });
+            let is_creation = matches!(step, Step::Create { .. } | Step::Write { .. } | Step::Sync { .. });
+            if !is_creation {
+                self.sync_filled(&mut folders)?;
+            }
+            let done = self.patiently(|worker| worker.step(step, &mut folders));
             let bytes = done.map_err(|e| error(&file_of(step).0, &e))?;
             read = bytes.unwrap_or(read);
         }
+        self.sync_filled(&mut folders)?;
         // Once for all that a submission removes, after the last of it: a power cut may bring back what is not synced
         // away.
-        for folder in emptied {
-            let synced = patiently(self.patience, || sync_what_is_left(&self.root, &folder));
+        for folder in folders.emptied {
+            let synced = self.patiently(|worker| sync_what_is_left(&worker.root, &folder));
             synced.map_err(|e| error(&folder.to_string_lossy(), &e))?;
         }
         Ok(read)
     }
 
-    /// Does one step, which may be done again if a file could not be opened for it; what was read, if it reads. Folders
-    /// that it removes files from have yet to be synced.
-    fn step(&mut self, step: &Step, emptied: &mut BTreeSet<PathBuf>) -> io::Result<Option<Bytes>> {
+    /// Does something that opens a file, again and again while no descriptor is free for it.
+    fn patiently<T>(&mut self, mut act: impl FnMut(&mut Worker) -> io::Result<T>) -> io::Result<T> {
+        patiently(self.patience, || {
+            // Its own files may be the ones that leave no descriptor for this one.
+            act(self).inspect_err(|e| {
+                if is_exhausted(e) {
+                    self.files.clear()
+                }
+            })
+        })
+    }
+
+    /// Syncs the folders of files that were created, with those above them, which may be new as well: once for files
+    /// that are created together, and before anything is done that relies on them.
+    fn sync_filled(&mut self, folders: &mut Folders) -> Result<(), DiskError> {
+        for folder in std::mem::take(&mut folders.filled) {
+            let synced = self.patiently(|worker| sync_folders(&worker.root, &folder));
+            synced.map_err(|e| error(&folder.to_string_lossy(), &e))?;
+        }
+        Ok(())
+    }
+
+    /// Does one step, which may be done again if a file could not be opened for it; what was read, if it reads.
+    fn step(&mut self, step: &Step, folders: &mut Folders) -> io::Result<Option<Bytes>> {
         match step {
-            Step::Create { file, bytes_count } => self.create(file, *bytes_count)?,
+            Step::Create { file, bytes_count } => {
+                let folder = self.create(file, *bytes_count)?;
+                folders.filled.insert(folder);
+            }
             Step::Write { file, at, buffers } => write_all_at(self.open(file)?, *at, buffers)?,
             Step::Sync { file } => self.open(file)?.sync_data()?,
             Step::Read { file, at, bytes_count } => return read_at(self.open(file)?, *at, *bytes_count).map(Some),
@@ -165,7 +186,7 @@ impl Worker {
                     Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                     _ => {}
                 }
-                emptied.extend(path.parent().map(Path::to_owned));
+                folders.emptied.extend(path.parent().map(Path::to_owned));
                 if let Some(folder) = Path::new(&*file.0).parent().filter(|f| f.starts_with("partitions")) {
                     // Goes with its last file; until then the system refuses.
                     let _ = std::fs::remove_dir(self.root.join(folder));
@@ -224,7 +245,8 @@ impl Worker {
         sync_folders(&self.root, &folder)
     }
 
-    fn create(&mut self, file: &FileName, bytes_count: u64) -> io::Result<()> {
+    /// Creates a file of zeros; the folder that it stands in has yet to be synced.
+    fn create(&mut self, file: &FileName, bytes_count: u64) -> io::Result<PathBuf> {
         static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
         self.files.remove(file);
         let path = self.root.join(&*file.0);
@@ -238,9 +260,7 @@ impl Worker {
                 made.write_all_at(&ZEROS[..count as usize], at)?;
                 at += count;
             }
-            made.sync_all()?;
-            // The folder's own entry may be new as well.
-            sync_folders(&self.root, &folder)
+            made.sync_all()
         };
         if let Err(e) = fill() {
             // What a full disk left behind would only keep it full.
@@ -248,8 +268,15 @@ impl Worker {
             return Err(e);
         }
         self.files.insert(file.clone(), made);
-        Ok(())
+        Ok(folder)
     }
+}
+
+/// Folders of which a submission has changed entries that are not synced yet.
+#[derive(Default)]
+struct Folders {
+    filled: BTreeSet<PathBuf>,
+    emptied: BTreeSet<PathBuf>,
 }
 
 /// Syncs `folder`, or the nearest folder above it if it went with its last file.

@@ -137,12 +137,9 @@ impl EngineHandle {
         async move { answer.await.unwrap_or(Err(CoordinatorError::NotCoordinator { leader: None })) }
     }
 
-    /// What another broker says, in order, once there is room for its `bytes` in the mailbox. One frame always has
-    /// some.
-    pub(crate) async fn step(&self, from: Peer, messages: Vec<NodeMessage>, bytes: usize) {
-        let kib = (bytes / 1024 + 1).min(STEPS_KIB_MAX as usize) as u32;
-        let room = self.room_for_brokers.clone().acquire_many_owned(kib).await.expect("never closed");
-        self.tell(Call::Step { from, messages, room }).await;
+    /// Hands on what another broker says on one stream.
+    pub(crate) fn steps(&self, from: Peer) -> Steps {
+        Steps { engine: self.clone(), from, places: Arc::new(Semaphore::new(STEPS_MAX)) }
     }
 
     /// The connection to a broker was lost.
@@ -209,6 +206,25 @@ impl EngineHandle {
     }
 }
 
+/// What another broker says on one stream, on its way to the engine.
+pub(crate) struct Steps {
+    engine: EngineHandle,
+    from: Peer,
+    /// Places of the stream in the mailbox.
+    places: Arc<Semaphore>,
+}
+
+impl Steps {
+    /// Says the messages of a frame, in order, once the stream has a place in the mailbox and there is room for the
+    /// frame's `bytes`. A frame of any size has room when there is no other.
+    pub(crate) async fn step(&self, messages: Vec<NodeMessage>, bytes: usize) {
+        let kib = (bytes / 1024 + 1).min(STEPS_KIB_MAX as usize) as u32;
+        let place = self.places.clone().acquire_owned().await.expect("never closed");
+        let room = self.engine.room_for_brokers.clone().acquire_many_owned(kib).await.expect("never closed");
+        self.engine.tell(Call::Step { from: self.from, messages, room: [place, room] }).await;
+    }
+}
+
 /// A stream's wish to be told what changes for a member of a group.
 pub(crate) struct MemberWatch {
     published: Arc<Published>,
@@ -242,5 +258,8 @@ impl Drop for MemberWatch {
 
 /// Calls that may wait for the engine; above it callers do, and so do the streams that they serve.
 const CALLS_MAX: usize = 1_024;
+/// Frames of one stream of another broker that may wait there, each with up to a thousand messages: one that is urgent
+/// waits for few that are not.
+const STEPS_MAX: usize = 2;
 /// KiB of what other brokers say that may wait there; above it their streams are not read.
 const STEPS_KIB_MAX: u32 = 64 << 10;

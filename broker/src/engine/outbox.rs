@@ -20,18 +20,57 @@ pub(crate) struct Outbox {
 
 /// The engine's end of one broker's queue.
 struct Place {
+    urgent: LaneEnd,
+    others: LaneEnd,
+}
+
+/// The engine's end of a lane.
+struct LaneEnd {
     messages: Sender<NodeMessage>,
-    /// Bytes of batches in the queue.
     bytes: Arc<AtomicUsize>,
 }
 
-/// What waits for one broker.
+/// What waits for one broker: [urgent](NodeMessage::is_urgent) messages, and all others. Each lane keeps its order.
 pub(crate) struct Queue {
-    messages: Receiver<NodeMessage>,
-    bytes: Arc<AtomicUsize>,
+    pub(crate) urgent: Lane,
+    pub(crate) others: Lane,
 }
 
 impl Queue {
+    /// Drops what waits.
+    pub(crate) fn clear(&mut self) {
+        self.urgent.clear();
+        self.others.clear();
+    }
+}
+
+/// Messages in their order.
+pub(crate) struct Lane {
+    messages: Receiver<NodeMessage>,
+    /// Bytes of batches that wait.
+    bytes: Arc<AtomicUsize>,
+}
+
+fn lane() -> (LaneEnd, Lane) {
+    let (sender, messages) = channel(LANE_MAX);
+    let bytes = Arc::<AtomicUsize>::default();
+    (LaneEnd { messages: sender, bytes: bytes.clone() }, Lane { messages, bytes })
+}
+
+impl LaneEnd {
+    /// Queues a message, or drops it.
+    fn send(&self, message: NodeMessage) {
+        let bytes = message.batch_bytes();
+        // One message always may.
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let is_too_much = bytes > 0 && before > 0 && before + bytes > LANE_BYTES_MAX;
+        if is_too_much || self.messages.try_send(message).is_err() {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Lane {
     /// Waits for messages, and adds up to `limit` of them to `some`; answers with how many, 0 once there will be none.
     pub(crate) async fn recv_many(&mut self, some: &mut Vec<NodeMessage>, limit: usize) -> usize {
         let count = self.messages.recv_many(some, limit).await;
@@ -40,8 +79,7 @@ impl Queue {
         count
     }
 
-    /// Drops what waits.
-    pub(crate) fn clear(&mut self) {
+    fn clear(&mut self) {
         while let Ok(message) = self.messages.try_recv() {
             self.bytes.fetch_sub(message.batch_bytes(), Ordering::Relaxed);
         }
@@ -57,14 +95,9 @@ pub(crate) fn outbox() -> (Outbox, UnboundedReceiver<Opened>) {
 impl Outbox {
     /// Queues a message, or drops it.
     pub(crate) fn send(&self, to: BrokerId, message: NodeMessage) {
-        self.with_queue(to, |queue| {
-            let bytes = message.batch_bytes();
-            // One message always may.
-            let before = queue.bytes.fetch_add(bytes, Ordering::Relaxed);
-            let is_too_much = bytes > 0 && before > 0 && before + bytes > QUEUE_BYTES_MAX;
-            if is_too_much || queue.messages.try_send(message).is_err() {
-                queue.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            }
+        self.with_queue(to, |queue| match message.is_urgent() {
+            true => queue.urgent.send(message),
+            false => queue.others.send(message),
         });
     }
 
@@ -76,20 +109,19 @@ impl Outbox {
     fn with_queue(&self, to: BrokerId, then: impl FnOnce(&Place)) {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         then(queues.entry(to).or_insert_with(|| {
-            let (sender, receiver) = channel(QUEUE_MAX);
-            let bytes = Arc::<AtomicUsize>::default();
+            let ((urgent, urgent_lane), (others, others_lane)) = (lane(), lane());
             // Without links the broker is ending.
-            let _ = self.opened.send((to, Queue { messages: receiver, bytes: bytes.clone() }));
-            Place { messages: sender, bytes }
+            let _ = self.opened.send((to, Queue { urgent: urgent_lane, others: others_lane }));
+            Place { urgent, others }
         }));
     }
 }
 
-/// Messages that may wait for one broker; above it they are dropped: Raft sends again what matters.
-const QUEUE_MAX: usize = 8_192;
-/// Bytes of batches that may wait for one broker. While they are not in segments they are the log's own memory, which
-/// is bounded; this bounds what a broker that is cut off keeps of the older ones.
-const QUEUE_BYTES_MAX: usize = 128 << 20;
+/// Messages that may wait in a lane; above it they are dropped: Raft sends again what matters.
+const LANE_MAX: usize = 8_192;
+/// Bytes of batches that may wait in a lane. While they are not in segments they are the log's own memory, which is
+/// bounded; this bounds what a broker that is cut off keeps of the older ones.
+const LANE_BYTES_MAX: usize = 128 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -117,18 +149,32 @@ mod tests {
     async fn what_waits_for_a_broker_is_bounded_in_bytes_and_small_messages_pass() {
         let (outbox, mut opened) = outbox();
         let (to, message) = (BrokerId(2), message());
-        let fits = QUEUE_BYTES_MAX / message.batch_bytes();
+        let fits = LANE_BYTES_MAX / message.batch_bytes();
         for _ in 0..fits + 10 {
             outbox.send(to, message.clone());
         }
-        outbox.send(to, NodeMessage::Refused("small".to_owned()));
+        outbox.send(to, NodeMessage::AskEnds { question: 1, partitions: Vec::new() });
         let (_, mut queue) = opened.recv().await.unwrap();
         let mut some = Vec::new();
-        assert_eq!(queue.recv_many(&mut some, fits + 20).await, fits + 1);
-        assert_eq!(queue.bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(queue.others.recv_many(&mut some, fits + 20).await, fits + 1);
+        assert_eq!(queue.others.bytes.load(Ordering::Relaxed), 0);
         outbox.send(to, message.clone());
-        assert_eq!(queue.bytes.load(Ordering::Relaxed), message.batch_bytes());
+        assert_eq!(queue.others.bytes.load(Ordering::Relaxed), message.batch_bytes());
         queue.clear();
-        assert_eq!(queue.bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(queue.others.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_urgent_has_its_place_though_the_other_lane_is_full() {
+        let (outbox, mut opened) = outbox();
+        let to = BrokerId(2);
+        for question in 0..LANE_MAX as u64 + 1 {
+            outbox.send(to, NodeMessage::AskEnds { question, partitions: Vec::new() });
+        }
+        outbox.send(to, NodeMessage::Refused("why".to_owned()));
+        let (_, mut queue) = opened.recv().await.unwrap();
+        let mut some = Vec::new();
+        assert_eq!(queue.urgent.recv_many(&mut some, 10).await, 1);
+        assert_eq!(queue.others.recv_many(&mut some, 2 * LANE_MAX).await, LANE_MAX);
     }
 }

@@ -134,6 +134,7 @@ fn taken(view: &View<'_>, id: BrokerId) -> ControlError {
 
 /// Hands what another broker says to the engine, in its order, until the stream ends.
 async fn receive(ctx: Rc<Ctx>, from: Peer, mut frames: Frames) {
+    let steps = ctx.engine.steps(from);
     while let Ok(Some(frame)) = frames.next().await {
         let (kind, mut body) = (frame.kind, frame.body.clone());
         let bytes = frame.head.len() + body.len();
@@ -155,7 +156,7 @@ async fn receive(ctx: Rc<Ctx>, from: Peer, mut frames: Frames) {
                 }
             }
         }
-        ctx.engine.step(from, said, bytes).await;
+        steps.step(said, bytes).await;
         if let Some(error) = unreadable {
             tracing::warn!(broker = %from.id, %error, "its stream is closed");
             return;
