@@ -17,7 +17,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
 use thalweg_api::{Broker, ErrorKind, Hello, HelloReply, Paged, Request};
 use thalweg_client_core::Backoff;
-use thalweg_quic::{ConnectError, Side};
+use thalweg_quic::{ConnectError, Refused, Side};
 use thalweg_wire::{ALPN_CLIENT, Codec, agree, encode_message, versions};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -226,8 +226,8 @@ impl Link {
                         let connected = link.connect(&address, ATTEMPT).await;
                         let mut connections = link.connections.borrow_mut();
                         let outcome = match connected {
-                            Ok(connection) => {
-                                tokio::task::spawn_local(report(address.clone(), connection.clone()));
+                            Ok((connection, refused)) => {
+                                tokio::task::spawn_local(watch_over(address.clone(), connection.clone(), refused));
                                 connections.insert(address, Slot::Open(connection.clone()));
                                 Ok(connection)
                             }
@@ -296,7 +296,7 @@ impl Link {
         unreachable!("the loop ends by returning")
     }
 
-    async fn connect(&self, address: &Address, attempt: Duration) -> Result<Connection> {
+    async fn connect(&self, address: &Address, attempt: Duration) -> Result<(Connection, Refused)> {
         let secured = self.secured(address).await?;
         let refused = match self.connect_secured(&secured, address, attempt).await {
             Err(error) if error.kind() == ErrorKind::Denied => error,
@@ -310,7 +310,12 @@ impl Link {
         }
     }
 
-    async fn connect_secured(&self, secured: &Secured, address: &Address, attempt: Duration) -> Result<Connection> {
+    async fn connect_secured(
+        &self,
+        secured: &Secured,
+        address: &Address,
+        attempt: Duration,
+    ) -> Result<(Connection, Refused)> {
         let unreachable = |why: &dyn std::fmt::Display| unreachable(address, why);
         let found = address.resolve().await.map_err(|e| unreachable(&e).with_source(e))?;
         let mut told: Option<Error> = None;
@@ -326,7 +331,7 @@ impl Link {
                         hello = hello(&connection, &self.options.client_id, attempt) => hello?,
                         () = refused.told() => return Err(unreachable(&GONE)),
                     }
-                    return Ok(connection);
+                    return Ok((connection, refused));
                 }
                 Ok(Err(ConnectError::Invalid(e))) => {
                     return Err(Error::because(ErrorKind::Invalid, format!("address {address}"), e));
@@ -487,12 +492,19 @@ fn tells_more(error: &Error) -> (bool, bool, bool) {
     (!error.is_retriable(), error.code().is_some(), !error.nothing_listens())
 }
 
-/// Logs that a connection is there, and how it ends unless this client ends it.
-async fn report(address: Address, connection: Connection) {
+/// Logs that a connection is there, and how it ends unless this client ends it. It is given up as soon as nothing
+/// listens at its other end, which the connection itself would find out by the idle time-out.
+async fn watch_over(address: Address, connection: Connection, mut refused: Refused) {
     tracing::info!("connected to {address}");
-    match connection.closed().await {
-        ConnectionError::LocallyClosed => tracing::debug!("the connection to {address} is closed"),
-        why => tracing::warn!("the connection to {address} is lost: {why}"),
+    tokio::select! {
+        why = connection.closed() => match why {
+            ConnectionError::LocallyClosed => tracing::debug!("the connection to {address} is closed"),
+            why => tracing::warn!("the connection to {address} is lost: {why}"),
+        },
+        () = refused.told() => {
+            tracing::warn!("the connection to {address} is lost: {GONE}");
+            connection.close(0u32.into(), b"");
+        }
     }
 }
 

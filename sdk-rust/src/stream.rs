@@ -3,7 +3,7 @@
 //! Streams that are opened again whenever they are lost are left to `streams.rs`.
 
 use bytes::Bytes;
-use quinn::{RecvStream, SendStream};
+use quinn::{ConnectionError, ReadError, RecvStream, SendStream, WriteError};
 use thalweg_api::{ApiError, ErrorKind, FrameKind, Request};
 use thalweg_quic::StreamError;
 use thalweg_wire::{Codec, Frame, FrameError};
@@ -77,7 +77,18 @@ fn failed(error: StreamError) -> Error {
 
 /// The error of a connection, or of a stream, that was lost for another library's reason.
 pub(crate) fn lost_by(cause: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::because(ErrorKind::Disconnected, LOST, cause)
+    // This side closes a connection in use for one reason only.
+    match is_given_up(&cause) {
+        true => lost(GONE).with_source(cause),
+        false => Error::because(ErrorKind::Disconnected, LOST, cause),
+    }
+}
+
+/// True for the error of a connection that this side has closed, or of a stream of it.
+fn is_given_up(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let of_read = matches!(cause.downcast_ref(), Some(ReadError::ConnectionLost(ConnectionError::LocallyClosed)));
+    let of_write = matches!(cause.downcast_ref(), Some(WriteError::ConnectionLost(ConnectionError::LocallyClosed)));
+    of_read || of_write || matches!(cause.downcast_ref(), Some(ConnectionError::LocallyClosed))
 }
 
 /// The error of a connection, or of a stream, that was lost for this reason.

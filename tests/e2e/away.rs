@@ -86,6 +86,20 @@ async fn a_client_waits_for_a_broker_that_is_just_starting() {
     connecting.await.unwrap();
 }
 
+/// Without word of it, a request in flight waits for the idle time-out of its connection: 6 s.
+#[tokio::test]
+async fn a_connection_is_given_up_as_soon_as_its_broker_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut broker = Broker::start(folder.path(), 0);
+    let builder = ClientBuilder::new(&broker.address).ca_pem(broker.ca_pem.clone());
+    let client = builder.timeout(Duration::from_secs(1)).connect().await.unwrap();
+    client.topics().await.unwrap();
+    broker.kill();
+    let error = client.topics().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Disconnected, "{error}");
+    assert!(error.to_string().contains("nothing listens at"), "{error}");
+}
+
 /// A kill -9 of the leader with all copies in touch: what follows is an election, and no time-out of a connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn producers_and_consumers_go_to_the_next_leader_soon_after_a_kill() {
