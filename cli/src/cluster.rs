@@ -13,7 +13,7 @@ use thalweg_broker::{
 use thalweg_model::counted;
 
 use crate::connect::Connect;
-use crate::output::{self, Output, done, table};
+use crate::output::{self, Output, done, say, table};
 use crate::shape;
 
 /// Makes a cluster's files, adds brokers to it, shows how it is
@@ -122,30 +122,36 @@ impl ClusterCommand {
         match self {
             ClusterCommand::Init { dir, brokers } => {
                 let folders = init_cluster(&dir, &brokers)?;
-                println!("made a cluster of {} in {}", brokers.len(), dir.display());
-                println!("keep {} safe: who has it can make brokers and administrators", dir.join("ca.key").display());
-                println!();
-                println!("Next: copy each broker's folder to its machine, and there:");
+                say!("made a cluster of {} in {}", brokers.len(), dir.display());
+                say!("keep {} safe: who has it can make brokers and administrators", dir.join("ca.key").display());
+                say!();
+                say!("Next: copy each broker's folder to its machine, and there:");
                 for folder in folders {
-                    println!("  thalweg serve --config {}", folder.join("broker.toml").display());
+                    say!("  thalweg serve --config {}", folder.join("broker.toml").display());
                 }
-                println!();
-                println!("Metrics and health are for the broker's own machine only, until `http` in broker.toml names");
-                println!("another address.");
+                say!();
+                say!("Then, to see how it is:");
+                let BrokerSpec { host, port, .. } = &brokers[0];
+                let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+                let ca = dir.join("ca.pem");
+                say!("  thalweg cluster status --broker thalweg://{host}:{port} --ca {}", ca.display());
+                say!();
+                say!("Metrics and health are for the broker's own machine only, until `http` in broker.toml names");
+                say!("another address.");
                 Ok(())
             }
             ClusterCommand::Add { dir, broker } => {
                 let folder = add_broker(&dir, &broker)?;
-                println!("made broker {} in {}", broker.id, folder.display());
-                println!();
-                println!("Next: copy the folder to its machine, and there:");
-                println!("  thalweg serve --config {}", folder.join("broker.toml").display());
+                say!("made broker {} in {}", broker.id, folder.display());
+                say!();
+                say!("Next: copy the folder to its machine, and there:");
+                say!("  thalweg serve --config {}", folder.join("broker.toml").display());
                 Ok(())
             }
             ClusterCommand::Certify { dir, name } => {
                 let (certificate, key) = certify_client(&dir, &name)?;
-                println!("made a certificate for {name}. Use it with:");
-                println!("  thalweg … --cert {} --cert-key {}", certificate.display(), key.display());
+                say!("made a certificate for {name}. Use it with:");
+                say!("  thalweg … --cert {} --cert-key {}", certificate.display(), key.display());
                 Ok(())
             }
             ClusterCommand::Recover { config: Some(file), accept_loss, connect, .. } => {
@@ -165,11 +171,11 @@ impl ClusterCommand {
 
 /// Prints for people how a cluster is.
 fn show(status: &ClusterStatus) -> Result<()> {
-    println!("cluster     {}, feature level {}", status.cluster_id, status.feature_level);
-    println!("topics      {}", status.topics);
+    say!("cluster     {}, feature level {}", status.cluster_id, status.feature_level);
+    say!("topics      {}", status.topics);
     match status.controller {
-        0 => println!("partitions  {}", status.partitions),
-        _ => println!(
+        0 => say!("partitions  {}", status.partitions),
+        _ => say!(
             "partitions  {}, {} without a leader, {} behind, {} out of service",
             status.partitions,
             status.without_leader,
@@ -179,13 +185,13 @@ fn show(status: &ClusterStatus) -> Result<()> {
     }
     if status.controller == 0 {
         let ids = status.controllers.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
-        println!("controller  none: too few of {ids} can be reached, or they are electing one");
-        println!("            (if their disks are lost for ever: thalweg cluster recover --help)");
+        say!("controller  none: too few of {ids} can be reached, or they are electing one");
+        say!("            (if their disks are lost for ever: thalweg cluster recover --help)");
     }
     for t in &status.out_of_service {
-        println!("            {}/{} is out of service: {}", t.topic, t.partition, t.what);
+        say!("            {}/{} is out of service: {}", t.topic, t.partition, t.what);
     }
-    println!();
+    say!();
     let row = |b: &BrokerInfo| {
         let role = match (b.id == status.controller, status.controllers.contains(&b.id)) {
             (true, _) => "controller",
@@ -261,27 +267,27 @@ async fn recover(lost: &[u32], accept_loss: bool, connect: Connect) -> Result<()
     };
     let list: Vec<Value> = partitions.iter().map(row).collect();
     match (list.is_empty(), accept_loss) {
-        (true, _) => println!("no partition lost the majority of its replicas"),
+        (true, _) => say!("no partition lost the majority of its replicas"),
         (false, false) => {
-            println!("These partitions lost their majority; what only the lost copies held would be lost:")
+            say!("These partitions lost their majority; what only the lost copies held would be lost:")
         }
-        (false, true) => println!("These partitions go on with the longest copy that was left:"),
+        (false, true) => say!("These partitions go on with the longest copy that was left:"),
     }
     if !list.is_empty() {
         table(&["topic", "partition", "lost on", "kept by", "offsets"], &list)?;
     }
-    println!();
+    say!();
     match (accept_loss, lost.is_empty()) {
         (false, true) if partitions.is_empty() => {
-            println!(
+            say!(
                 "Nothing was changed, and nothing is to be done. Brokers that will not come back are named with --lost"
             );
         }
-        (false, _) => println!("Nothing was changed. Next: the same with --accept-loss"),
-        (true, true) if partitions.is_empty() => println!("Nothing was changed."),
-        (true, true) => println!("The other copies are rebuilt from these."),
+        (false, _) => say!("Nothing was changed. Next: the same with --accept-loss"),
+        (true, true) if partitions.is_empty() => say!("Nothing was changed."),
+        (true, true) => say!("The other copies are rebuilt from these."),
         (true, false) => {
-            println!("Brokers {ids} are given up. Start them with empty data directories, and they are rebuilt.")
+            say!("Brokers {ids} are given up. Start them with empty data directories, and they are rebuilt.")
         }
     }
     Ok(())
@@ -364,27 +370,27 @@ fn salvage_partitions(
         return output::json(&json!({ "log_damage": found.log_damage, "partitions": partitions }));
     }
     if !found.log_damage.is_empty() {
-        println!("The write-ahead log is not whole: {}.", found.log_damage.join(", "));
-        println!("What it held may be lost, of every partition; what stands in segments is still there.");
-        println!();
+        say!("The write-ahead log is not whole: {}.", found.log_damage.join(", "));
+        say!("What it held may be lost, of every partition; what stands in segments is still there.");
+        say!();
     }
     if !found.log_damage.is_empty() && found.partitions.is_empty() {
-        println!("Nothing is left in {}. Next: move it away, and start the broker empty", data_dir.display());
+        say!("Nothing is left in {}. Next: move it away, and start the broker empty", data_dir.display());
         return Ok(());
     }
     // Whole ones only where they were asked for.
     let shown = found.partitions.iter().filter(|p| partition.is_some() || is_damaged(p));
     let list: Vec<_> = shown.map(row).collect();
     if list.is_empty() {
-        println!("read {}: nothing is lost", counted(found.partitions.len(), "partition"));
+        say!("read {}: nothing is lost", counted(found.partitions.len(), "partition"));
         return Ok(());
     }
     table(&["partition", "offsets", "lost", "state"], &list)?;
-    println!();
+    say!();
     match (accept_loss, damaged) {
-        (true, _) => println!("Next: start the broker"),
-        (false, 0) => println!("Nothing was changed, and nothing is to be done"),
-        (false, _) => println!("Nothing was changed. Next: copy the data directory, then the same with --accept-loss"),
+        (true, _) => say!("Next: start the broker"),
+        (false, 0) => say!("Nothing was changed, and nothing is to be done"),
+        (false, _) => say!("Nothing was changed. Next: copy the data directory, then the same with --accept-loss"),
     }
     Ok(())
 }

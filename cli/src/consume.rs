@@ -18,7 +18,8 @@ pub(crate) struct Consume {
     /// Topics, by name or by pattern: '^flights-' stands for all whose names begin so, those that come later too
     #[arg(required = true, value_name = "TOPIC")]
     topics: Vec<String>,
-    /// Starts with the first record kept; without it, with what comes from now on
+    /// Starts with the first record kept; without it, with what comes from now on. A group goes on where it left off:
+    /// for it this, --offset and --since are where it begins in partitions that it has not read before
     #[arg(long)]
     from_beginning: bool,
     /// Starts at this offset of each partition

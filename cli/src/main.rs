@@ -1,11 +1,15 @@
 //! The one binary, `thalweg`: a broker for development, and everything a user does with a cluster by hand.
 
+// It panics where nobody reads the output any more; `output::say` does not.
+#![deny(clippy::print_stdout)]
+
 mod cluster;
 mod connect;
 mod consume;
 mod dev;
 mod dump;
 mod group;
+mod input;
 mod output;
 mod plugin;
 mod produce;

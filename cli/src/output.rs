@@ -1,6 +1,6 @@
 //! What goes to the terminal: tables or JSON, and the log.
 
-/// Prints a line; a broker goes on when nobody reads it any more.
+/// Prints a line; whether anybody reads it any more makes no difference. (`println!` panics when nobody does.)
 macro_rules! say {
     ($($text:tt)*) => {{
         use std::io::Write as _;
@@ -112,7 +112,7 @@ pub(crate) fn log(level: &str) {
     if level == "info" && !std::io::stderr().is_terminal() {
         builder.json().init();
     } else {
-        builder.with_target(false).without_time().init();
+        builder.with_target(false).without_time().with_ansi(std::io::stderr().is_terminal()).init();
     }
 }
 

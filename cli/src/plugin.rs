@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use thalweg::PluginInfo;
 
 use crate::connect::Connect;
-use crate::output::{self, Output, done, table};
+use crate::output::{self, Output, done, say, table};
 use crate::shape;
 
 /// Uploads, lists and describes plugins
@@ -62,11 +62,11 @@ impl PluginCommand {
                     return output::json(&shape::plugin(&plugin));
                 }
                 let uploaded = std::time::UNIX_EPOCH + std::time::Duration::from_millis(plugin.created_ms);
-                println!("plugin    {}@{}", plugin.name, plugin.version);
-                println!("kind      {}", plugin.kind);
-                println!("digest    {}", plugin.digest);
-                println!("bytes     {}", plugin.bytes);
-                println!("uploaded  {}", humantime::format_rfc3339_seconds(uploaded));
+                say!("plugin    {}@{}", plugin.name, plugin.version);
+                say!("kind      {}", plugin.kind);
+                say!("digest    {}", plugin.digest);
+                say!("bytes     {}", plugin.bytes);
+                say!("uploaded  {}", humantime::format_rfc3339_seconds(uploaded));
                 Ok(())
             }
         }
