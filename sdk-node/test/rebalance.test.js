@@ -218,7 +218,7 @@ test('what is in hand when a member leaves is not committed by its callback', as
     await left.close()
     assert.equal(await committed(group), first + number - 1, group)
     // A body that is not through with it.
-    const stuck = member(`${group}, stuck`)
+    const stuck = member(`${group}-stuck`)
     let go
     const body = (async () => {
       let count = 0
@@ -228,10 +228,10 @@ test('what is in hand when a member leaves is not committed by its callback', as
     await stuck.close()
     go()
     await body
-    assert.equal(await committed(`${group}, stuck`), first + number - 1, group)
+    assert.equal(await committed(`${group}-stuck`), first + number - 1, group)
   }
   for (const maxRecords of [1, 3, 10]) {
-    const group = `batches of ${maxRecords}`
+    const group = `batches-of-${maxRecords}`
     const batches = member(group)
     await batches.nextBatch({ maxRecords: 1 })
     assert.equal((await batches.nextBatch({ maxRecords })).length, Math.min(maxRecords, 9))
@@ -239,7 +239,7 @@ test('what is in hand when a member leaves is not committed by its callback', as
     assert.equal(await committed(group), first + 1, group)
   }
   // What the user has committed by hand stays committed.
-  for (const [group, number, read] of [['by record', 3, (c) => c], ['by batch', 3, (c) => c.batches()]]) {
+  for (const [group, number, read] of [['by-record', 3, (c) => c], ['by-batch', 3, (c) => c.batches()]]) {
     const own = member(group)
     let count = 0
     for await (const some of read(own)) {

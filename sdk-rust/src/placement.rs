@@ -7,6 +7,7 @@ use std::sync::Arc;
 #[cfg(feature = "wasm")]
 use std::time::Duration;
 
+#[cfg(feature = "wasm")]
 use bytes::Bytes;
 #[cfg(feature = "wasm")]
 use thalweg_api::{ApiError, ErrorCode, FetchPluginRequest, PluginReference};

@@ -91,7 +91,6 @@ impl Tally {
             let mut tally = Tally { is_beside: true, ..Tally::default() };
             let mut tests = build::command("npm");
             tests.current_dir(&node).args(["test", "--silent"]);
-            tests.args(["--", &format!("--test-timeout={}", TEST_TIMEOUT.as_millis())]);
             environment(&mut tests);
             tally.step("node --test", &mut tests, node_line);
             tally.check("tsc --strict", build::command("npm").current_dir(&node).args(["run", "--silent", "types"]));
@@ -300,7 +299,7 @@ fn node_line(line: &str) -> (u64, u64, u64) {
 /// How long a runner may take: about five times what it does on two cores. A test that hangs is then a failure that is
 /// named, with all other results, and not the end of the time that the whole has.
 const RUNNER_TIMEOUT: Duration = Duration::from_secs(20 * 60);
-/// How long one file of Node's tests may take, and one test of Python's.
+/// How long one test of Python's may take; the same for a file of Node's stands in its package.json.
 const TEST_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 #[cfg(test)]
