@@ -65,6 +65,15 @@ impl<'a> View<'a> {
         self.node.live(self.now)
     }
 
+    /// Brokers for new copies, so many of each partition, or as many as usual: those that live, without those whose
+    /// disks are full where enough others are left.
+    pub(crate) fn live_with_room(&self, copies: Option<u32>) -> Vec<BrokerId> {
+        let live = self.live();
+        let copies = copies.unwrap_or_else(|| self.metadata().usual_copies());
+        let with_room: Vec<BrokerId> = live.iter().filter(|b| !self.full().contains(b)).copied().collect();
+        if with_room.len() < copies as usize { live } else { with_room }
+    }
+
     /// Brokers that count as live although this controller, a new one, has not heard of them yet.
     pub(crate) fn unheard(&self) -> Vec<BrokerId> {
         self.node.unheard(self.now)

@@ -164,12 +164,13 @@ async fn make_on_first_use(ctx: &Rc<Ctx>, principal: &Principal, name: &str) -> 
 impl Service<CreateTopicRequest> for Ctx {
     async fn serve(self: &Rc<Self>, _: &Principal, request: CreateTopicRequest) -> Result<CreateTopicReply, ApiError> {
         check(&request.config)?;
+        let copies = request.replication_factor;
         let change = Request::CreateTopic {
             id: TopicId(Uuid::now_v7().into_bytes()),
             name: request.name.clone(),
             partitions: request.partitions,
             replication_factor: request.replication_factor.unwrap_or(0),
-            live: self.engine.look(|view| view.live()).await,
+            live: self.engine.look(move |view| view.live_with_room(copies)).await,
             partitioner: request.partitioner.map(pair),
             config: request.config,
         };
@@ -227,7 +228,12 @@ impl Service<AddPartitionsRequest> for Ctx {
         request: AddPartitionsRequest,
     ) -> Result<AddPartitionsReply, ApiError> {
         let AddPartitionsRequest { name, partitions } = request;
-        let live = self.engine.look(|view| view.live()).await;
+        let wanted = name.clone();
+        let live = self.engine.look(move |view| {
+            let copies = view.metadata().topic(&wanted).ok().and_then(|t| t.first_replicas.iter().map(Vec::len).max());
+            view.live_with_room(copies.map(|copies| copies as u32))
+        });
+        let live = live.await;
         self.change(Request::AddPartitions { name: name.clone(), partitions, live }).await?;
         Ok(AddPartitionsReply { topic: once_led(self, name).await? })
     }

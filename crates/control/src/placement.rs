@@ -1,7 +1,8 @@
 //! Which brokers hold a new topic's partitions.
 //!
-//! Replicas of one partition stand on different brokers, and in different racks as far as there are racks enough;
-//! leaders, and then replicas, are spread evenly over the brokers, counting what is there already.
+//! Replicas of one partition stand on different brokers, and in different racks as far as there are racks enough.
+//! Leaders, and then replicas, are spread evenly over the brokers: those of the new partitions among themselves, so
+//! that a broker without any, which was just added, does not lead all of a new topic; then with what is there already.
 
 use std::collections::BTreeMap;
 
@@ -28,6 +29,7 @@ pub(crate) fn place<'a>(
             *leaders.entry(replica.broker()).or_default() += (i == 0) as u32;
         }
     }
+    let (mut new_leaders, mut new_replicas) = (BTreeMap::new(), BTreeMap::new());
     let mut placed = Vec::with_capacity(partitions as usize);
     for _ in 0..partitions {
         let mut chosen: Vec<&Broker> = Vec::with_capacity(replication_factor as usize);
@@ -36,12 +38,16 @@ pub(crate) fn place<'a>(
             let next = brokers.iter().filter(|b| chosen.iter().all(|c| c.id != b.id)).min_by_key(|b| {
                 let same_rack = chosen.iter().filter(|c| !b.rack.is_empty() && c.rack == b.rack).count();
                 let count = |counts: &BTreeMap<BrokerId, u32>| counts.get(&b.id).copied().unwrap_or(0);
-                let leads = if is_leader { count(&leaders) } else { 0 };
-                (same_rack, leads, count(&replicas), b.id)
+                let leads = if is_leader { (count(&new_leaders), count(&leaders)) } else { (0, 0) };
+                (same_rack, leads, (count(&new_replicas), count(&replicas)), b.id)
             });
             let next = next.expect("as many brokers as replicas");
-            *replicas.entry(next.id).or_default() += 1;
-            *leaders.entry(next.id).or_default() += is_leader as u32;
+            for all in [&mut replicas, &mut new_replicas] {
+                *all.entry(next.id).or_default() += 1;
+            }
+            for all in [&mut leaders, &mut new_leaders] {
+                *all.entry(next.id).or_default() += is_leader as u32;
+            }
             chosen.push(next);
         }
         placed.push(chosen.iter().map(|b| ReplicaId::new(b.id, 0)).collect());

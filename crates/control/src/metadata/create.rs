@@ -20,8 +20,7 @@ impl Metadata {
             return Err(ControlError::TopicExists(name));
         }
         let pin = self.pin(partitioner)?;
-        let usual = (self.brokers.len() as u32).clamp(1, REPLICATION_FACTOR_USUAL);
-        let asked = if replication_factor == 0 { usual } else { replication_factor };
+        let asked = if replication_factor == 0 { self.usual_copies() } else { replication_factor };
         range("replication factor", asked as usize, 1, REPLICATION_FACTOR_MAX as u64)?;
         let able: Vec<&Broker> = self.brokers.values().filter(|b| live.contains(&b.id)).collect();
         if asked as usize > able.len() {
@@ -30,6 +29,11 @@ impl Metadata {
         }
         let replicas = place(&able, self.topics.values(), partitions, asked);
         Ok(MetadataRecord::TopicCreated { id, name, replicas, pin, pin_epoch: PinEpoch(1), config, created_ms })
+    }
+
+    /// Replicas of each partition of a topic that is made without a replication factor.
+    pub fn usual_copies(&self) -> u32 {
+        (self.brokers.len() as u32).clamp(1, REPLICATION_FACTOR_USUAL)
     }
 
     /// The pin of the partitioner that a request names; `None` where it names none.

@@ -108,6 +108,37 @@ fn replicas_go_to_live_brokers_in_different_racks_and_leaders_are_spread() {
 }
 
 #[test]
+fn a_broker_that_was_just_added_does_not_lead_all_of_a_new_topic() {
+    let mut m = Metadata::default();
+    (1..=3).for_each(|id| register(&mut m, id, id as u8, ""));
+    let Request::CreateTopic { partitioner, config, .. } = create("old", 1, None) else { unreachable!() };
+    let create = |id: u8, name: &str, live: &[u32], partitions| Request::CreateTopic {
+        id: TopicId([id; 16]),
+        name: name.into(),
+        partitions,
+        replication_factor: 3,
+        live: live.iter().map(|b| BrokerId(*b)).collect(),
+        partitioner: partitioner.clone(),
+        config,
+    };
+    run(&mut m, create(7, "old", &[1, 2, 3], 30)).unwrap();
+    register(&mut m, 4, 4, "");
+    run(&mut m, create(8, "new", &[1, 2, 3, 4], 8)).unwrap();
+    let count = |m: &Metadata, name: &str, of: fn(&[ReplicaId]) -> &[ReplicaId]| {
+        let mut counts = BTreeMap::new();
+        for replica in m.topic(name).unwrap().replicas.iter().flat_map(|r| of(r)) {
+            *counts.entry(replica.broker().0).or_insert(0) += 1;
+        }
+        counts
+    };
+    assert_eq!(count(&m, "new", |r| &r[..1]), BTreeMap::from([(1, 2), (2, 2), (3, 2), (4, 2)]));
+    assert_eq!(count(&m, "new", |r| r), BTreeMap::from([(1, 6), (2, 6), (3, 6), (4, 6)]));
+    // What is one too many goes to whoever has least.
+    run(&mut m, create(9, "one", &[1, 2, 3, 4], 1)).unwrap();
+    assert_eq!(m.topic("one").unwrap().replicas[0][0].broker(), BrokerId(4));
+}
+
+#[test]
 fn a_replaced_disk_renews_every_copy_on_it_unless_the_other_still_lives() {
     let mut m = Metadata::default();
     (1..=3).for_each(|id| register(&mut m, id, id as u8, ""));
@@ -248,7 +279,7 @@ fn recovery_keeps_the_longest_log_and_refuses_what_may_not_be_lost() {
         let only = vec![r(4, 2 + round)];
         assert_eq!((&topic.replicas[0], &topic.first_replicas[0]), (&only, &only));
         assert_eq!(topic.first_offsets[&0], Offset(round as u64 * OFFSETS_LEFT_OUT));
-        assert_eq!(topic.recoveries[&0], 1 + round as u32, "each goes on above the epochs of the one before");
+        assert_eq!(topic.recoveries[&0], 1 + round, "each goes on above the epochs of the one before");
         assert!(topic.taken_over.is_empty());
         register(&mut m, 4, 4 + round as u8, "");
     }
