@@ -28,6 +28,10 @@ pub(crate) struct Metrics {
     refused: Family<[(&'static str, &'static str); 1], Counter>,
     pub(crate) topics: Gauge,
     pub(crate) partitions_offline: Gauge,
+    pub(crate) partitions_led: Gauge,
+    pub(crate) partitions_behind: Gauge,
+    pub(crate) partitions_without_leader: Gauge,
+    pub(crate) brokers_silent: Gauge,
     pub(crate) log_memory_bytes: Gauge<u64, AtomicU64>,
     pub(crate) storage_full: Gauge,
     pub(crate) outdated_disks: Counter,
@@ -80,6 +84,13 @@ impl Metrics {
             "Partitions that are here, or should be, and out of service: damaged, lost, or without a majority for \
              certain"
         );
+        let partitions_led: Gauge = metric!("partitions_led", "Partitions that this broker leads");
+        let partitions_behind: Gauge =
+            metric!("partitions_behind", "Partitions that this broker leads and of which a copy cannot be counted on");
+        let partitions_without_leader: Gauge =
+            metric!("partitions_without_leader", "Partitions that have a copy here and that nobody leads");
+        let brokers_silent: Gauge =
+            metric!("brokers_silent", "Brokers that the controller does not hear of; 0 on brokers that are not it");
         let log_memory_bytes: Gauge<u64, AtomicU64> = metric!("log_memory_bytes", "Batches held in memory, in bytes");
         let storage_full: Gauge = metric!("storage_full", "1 while the disk is full and produce is refused");
         let partitions_aside: Gauge =
@@ -109,6 +120,10 @@ impl Metrics {
             refused,
             topics,
             partitions_offline,
+            partitions_led,
+            partitions_behind,
+            partitions_without_leader,
+            brokers_silent,
             log_memory_bytes,
             storage_full,
             outdated_disks,

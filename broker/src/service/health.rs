@@ -61,12 +61,24 @@ struct State {
     /// Partitions that have a copy here, and those of them that nobody leads.
     copies: usize,
     leaderless: usize,
+    /// Partitions that this broker leads, and those of them of which a copy cannot be counted on.
+    led: usize,
+    behind: usize,
+    /// Brokers that the controller has not heard of lately; 0 where this one is not the controller.
+    silent: usize,
 }
 
 impl State {
     fn of(view: &View<'_>) -> State {
         let copies: Vec<_> = view.replicas().log().names().filter(|name| *name != METADATA).collect();
+        let led = copies.iter().filter(|name| view.state(name).is_some_and(|s| s.is_serving));
+        let (led, behind) =
+            led.fold((0, 0), |(led, behind), name| (led + 1, behind + usize::from(!view.behind(name).is_empty())));
+        let heard = view.live().len() - view.unheard().len();
         State {
+            led,
+            behind,
+            silent: if view.is_controller() { view.metadata().brokers().count() - heard } else { 0 },
             copies: copies.len(),
             leaderless: copies.iter().filter(|name| view.leader(name).is_none()).count(),
             is_full: view.is_full(),
@@ -145,6 +157,10 @@ pub(crate) async fn watch(ctx: Rc<Ctx>, directory: PathBuf) {
         metrics.log_memory_bytes.set(state.memory_bytes);
         metrics.connection_memory_bytes.set(ctx.budget.held() as u64);
         metrics.partitions_offline.set(state.out_of_service as i64);
+        metrics.partitions_led.set(state.led as i64);
+        metrics.partitions_behind.set(state.behind as i64);
+        metrics.partitions_without_leader.set(state.leaderless as i64);
+        metrics.brokers_silent.set(state.silent as i64);
         metrics.partitions_aside.set(asides.len() as i64);
         *ctx.asides.borrow_mut() = asides;
         metrics.storage_full.set(state.is_full as i64);
