@@ -101,7 +101,7 @@ export interface TopicOptions {
   segmentBytes?: number | undefined
   /** How long a segment stays open, at least 1000. By default an eighth of retentionMs, from 5 s to a week. */
   segmentMs?: number | undefined
-  /** A record may be stamped so far ahead of the broker's clock, or its batch is refused; -1: any time. An hour by default. */
+  /** A record may be stamped so far ahead of the broker's clock, or it is refused; -1: any time. An hour by default. */
   timestampAheadMaxMs?: number | undefined
   /** Copies of each partition, on different brokers; three, or as many as there are brokers. */
   replicationFactor?: number | undefined

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -48,6 +49,9 @@ pub(crate) struct Link {
     farewells: RefCell<Vec<tokio::task::JoinHandle<()>>>,
     /// Brokers of the cluster, as the last metadata named them.
     learnt: RefCell<Vec<Address>>,
+    /// How many topics this client has deleted. Its producers look for their topics anew before they send: one of the
+    /// same name may be made before any broker has told them of the deletion.
+    topics_deleted: Arc<AtomicU64>,
 }
 
 /// The connection to one broker, or the attempt to make it.
@@ -160,6 +164,7 @@ impl Link {
             favourite: RefCell::default(),
             farewells: RefCell::default(),
             learnt: RefCell::default(),
+            topics_deleted: Arc::default(),
         }
     }
 
@@ -167,6 +172,11 @@ impl Link {
     pub(crate) fn learn(&self, brokers: &[Broker]) {
         let addresses = brokers.iter().map(|b| Address { host: b.host.clone(), port: b.port });
         *self.learnt.borrow_mut() = addresses.collect();
+    }
+
+    /// How many topics this client has deleted, as far as it knows.
+    pub(crate) fn topics_deleted(&self) -> Arc<AtomicU64> {
+        self.topics_deleted.clone()
     }
 
     /// Where the cluster can be reached: what was learnt, then what the user named.

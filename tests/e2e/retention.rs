@@ -100,4 +100,16 @@ async fn timestamps_far_ahead_and_negative_ones_are_refused_by_name() {
     }
     producer.send(Record::new("y")).await.unwrap();
     assert_eq!(read_all(&client, "t").await[&0], ["y"]);
+    // Of a batch it is refused alone, and the others keep their order.
+    let record = |i: i64| match i % 10 {
+        3 => Record::new(i.to_string()).timestamp_ms(99_999_999_999_999),
+        _ => Record::new(i.to_string()),
+    };
+    let outcomes = producer.send_batch((0..100).map(record).collect()).await.unwrap();
+    producer.send(Record::new("z")).await.unwrap();
+    let refused: Vec<usize> = (0..100).filter(|i| outcomes[*i].is_err()).collect();
+    assert_eq!(refused, (0..10).map(|i| i * 10 + 3).collect::<Vec<_>>());
+    let stored = (0..100).filter(|i| i % 10 != 3).map(|i| i.to_string());
+    let expected: Vec<String> = ["y".to_owned()].into_iter().chain(stored).chain(["z".to_owned()]).collect();
+    assert_eq!(read_all(&client, "t").await[&0], expected);
 }

@@ -41,7 +41,7 @@ use self::producers::Producers;
 use self::retention::{Kept, RETENTION_EVERY_MS, WALL_MS};
 use super::disk::{Faults, SimDisk};
 use super::network::{Network, NetworkFaults};
-use super::oracle::{Oracle, id_of, place};
+use super::oracle::{Oracle, id_of, is_ahead, place};
 use super::rng::Rng;
 
 /// What became of a seed.
@@ -1311,7 +1311,7 @@ impl World {
                 core.connected(p as u32);
             }
         }
-        for Unplaced { record, token: id, since_ms } in unplaced {
+        for Unplaced { record, token: id, since_ms, .. } in unplaced {
             let partition = place(id, pin_epoch, partitions);
             self.oracle.pushed(id, partition);
             core.push(since_ms, partition, &record, id);
@@ -1631,6 +1631,13 @@ impl World {
                     Err(Failure::TimedOut(_) | Failure::Abandoned) => {
                         outcome.tokens.iter().for_each(|id| self.oracle.timed_out(*id));
                     }
+                    // Those alone that may be: the others of their batch are sent again.
+                    Err(Failure::Refused(error)) if error.code == ErrorCode::InvalidTimestamp => {
+                        if let Some(id) = outcome.tokens.iter().find(|id| !is_ahead(**id)) {
+                            return Err(format!("record {id} was refused for another one's timestamp: {error}"));
+                        }
+                        outcome.tokens.iter().for_each(|id| self.oracle.timed_out(*id));
+                    }
                     // By the only copy there is, which has rotted and says so.
                     Err(Failure::Refused(_)) if self.ended => {}
                     Err(Failure::Refused(error)) if self.producers.may_refuse(i, &error) => {}
@@ -1675,7 +1682,7 @@ impl World {
                 value.resize(8 + self.rng.below(300) as usize, id as u8);
                 // Clients' clocks differ: times do not grow with offsets.
                 let since_ms = self.now_ms.saturating_sub(id * 7_919 % 300);
-                let timestamp_ms = WALL_MS + since_ms as i64;
+                let timestamp_ms = WALL_MS + since_ms as i64 + if is_ahead(id) { FAR_AHEAD_MS } else { 0 };
                 let record = Record { value: Some(value.into()), timestamp_ms, ..Default::default() };
                 self.oracle.pushed(id, partition);
                 self.kept.pushed(id, since_ms);
@@ -1880,6 +1887,8 @@ impl World {
 /// Most partitions of the topic that everything happens to.
 const PARTITIONS_MAX: u32 = 5;
 const PRODUCERS: usize = 3;
+/// How far ahead of the clock those records are stamped that no broker takes.
+const FAR_AHEAD_MS: i64 = 30 * 24 * 3_600_000;
 const RUN_MS: u64 = 4_000;
 /// Some run longer, so that disks that were replaced are rebuilt while things go wrong.
 const LONG_RUN_MS: u64 = 10_000;

@@ -238,6 +238,9 @@ pub struct ApiError {
     pub message: String,
     /// The plugin that failed, if one has.
     pub fault: Option<Box<PluginFault>>,
+    /// Of [`ErrorCode::InvalidTimestamp`]: the newest timestamp that the broker takes, in ms since the Unix epoch,
+    /// where it is newer ones that were refused.
+    pub timestamp_max_ms: Option<i64>,
 }
 
 /// A plugin that failed.
@@ -252,7 +255,7 @@ pub struct PluginFault {
 impl ApiError {
     /// An error with a message for people.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), fault: None }
+        Self { code, message: message.into(), fault: None, timestamp_max_ms: None }
     }
 
     /// Bytes that are no message of their kind.

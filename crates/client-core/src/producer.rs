@@ -7,7 +7,8 @@
 //! ```
 //! A batch gets its number when it is first sent and keeps it as long as it may have been appended. Only the broker's
 //! word that a batch before it is missing (and so that itself was not appended) lets it be numbered anew, in a new
-//! epoch. Epochs count per partition: brokers fence per partition too.
+//! epoch. Epochs count per partition: brokers fence per partition too. The same goes for a batch that is refused for
+//! some of its records: they have their outcome, and the others are sent again before all that came behind them.
 //!
 //! When a broker says that records were placed with an older partitioner, nothing new is sent. What was sent is asked
 //! for until every batch is written, or refused and so not written ([`ProducerCore::is_settled`]); then the caller
@@ -21,12 +22,12 @@ mod partition;
 use thalweg_api::{ApiError, ErrorCode};
 use thalweg_model::limits::IN_FLIGHT_BATCHES_MAX;
 use thalweg_model::{
-    Acks, BatchBuilder, Bug, ProducerEpoch, ProducerId, ProducerToken, Record, RecordBatch, is_planted,
+    Acks, BatchBuilder, Bug, Codec, ProducerEpoch, ProducerId, ProducerToken, Record, RecordBatch, is_planted,
 };
 
 pub use self::config::ProducerConfig;
 pub use self::outcome::{Failure, Outcome};
-use self::partition::{Batch, Open, Partition, expire};
+use self::partition::{Batch, Open, Partition, buffered_bytes, expire};
 
 /// What the cluster gave this producer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +64,8 @@ pub struct Unplaced<T> {
     pub token: T,
     /// About when it was pushed, in ms: when the first record of its batch was.
     pub since_ms: u64,
+    /// When it fails, in ms, unless it has its outcome before.
+    pub expires_ms: u64,
 }
 
 /// Makes numbered batches of the records of one topic, says which of them to send, and gives each record one outcome.
@@ -173,7 +176,7 @@ impl<T> ProducerCore<T> {
 
     /// True when stale, and when the fate of everything that was sent is known.
     pub fn is_settled(&self) -> bool {
-        let sent = |p: &Partition<T>| p.batches.iter().any(|b| b.waiting || (b.attempts > 0 && !b.unplaced));
+        let sent = |p: &Partition<T>| p.batches.iter().any(Batch::may_be_appended);
         self.is_stale && !self.partitions.iter().any(sent)
     }
 
@@ -191,10 +194,11 @@ impl<T> ProducerCore<T> {
             p.in_flight = (0, 0);
             for batch in p.batches.drain(..) {
                 self.buffered_bytes -= batch.bytes;
-                let since_ms = batch.expires_ms.saturating_sub(config.delivery_timeout_ms);
+                let expires_ms = batch.expires_ms;
+                let since_ms = expires_ms.saturating_sub(config.delivery_timeout_ms);
                 let records = batch.batch.records().expect("a batch that was built here opens");
                 let both = records.into_iter().zip(batch.tokens);
-                taken.extend(both.map(|((_, record), token)| Unplaced { record, token, since_ms }));
+                taken.extend(both.map(|((_, record), token)| Unplaced { record, token, since_ms, expires_ms }));
             }
         }
         taken
@@ -220,7 +224,7 @@ impl<T> ProducerCore<T> {
     pub fn push(&mut self, now_ms: u64, partition: u32, record: &Record, token: T) {
         let config = self.config;
         let p = &mut self.partitions[partition as usize];
-        let bytes = record.payload_bytes() + 32;
+        let bytes = buffered_bytes(record);
         if p.open.as_ref().is_some_and(|o| o.builder.encoded_bytes() + bytes > config.batch_bytes) {
             // Closed, and so compressed, on the caller's thread.
             p.close(&config);
@@ -287,14 +291,29 @@ impl<T> ProducerCore<T> {
             if !is_identified || !p.may_send(now_ms) {
                 continue;
             }
+            if !self.is_stale
+                && let Some((refusal, refused)) = p.take_refused(config.codec)
+            {
+                self.buffered_bytes -= refused.iter().map(|(record, _)| buffered_bytes(record)).sum::<usize>();
+                self.outcomes.extend(refused.into_iter().map(|(record, token)| {
+                    let mut builder = BatchBuilder::new();
+                    builder.push(&record);
+                    Outcome {
+                        partition: index as u32,
+                        tokens: vec![token],
+                        batch: builder.build(Codec::None, None),
+                        result: Err(Failure::Refused(refusal.clone())),
+                    }
+                }));
+            }
             p.close_if_due(now_ms, flush, &config);
             let (mut count, mut bytes) = p.in_flight;
             let mut done = Vec::new();
             for at in 0..p.batches.len() {
-                if p.batches[at].waiting || p.batches[at].unplaced {
+                if p.batches[at].waiting || p.batches[at].absent {
                     continue;
                 }
-                if self.is_stale && p.batches[at].attempts == 0 {
+                if p.batches[at].attempts == 0 && (self.is_stale || p.batches.iter().take(at).any(|b| b.absent)) {
                     break;
                 }
                 let length = p.batches[at].batch.bytes().len();
@@ -376,14 +395,14 @@ impl<T> ProducerCore<T> {
             return partition;
         }
         if error.code == ErrorCode::StalePin {
-            (self.is_stale, p.batches[at].unplaced) = (true, true);
+            (self.is_stale, p.batches[at].absent) = (true, true);
             return partition;
         }
-        let behind_unplaced = p.batches.iter().take(at).any(|b| b.unplaced);
+        let behind_absent = p.batches.iter().take(at).any(|b| b.absent);
         match error.code {
             // Not appended for the gap that one before it left, which will not be filled.
-            ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer if behind_unplaced => {
-                p.batches[at].unplaced = true;
+            ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer if behind_absent => {
+                p.batches[at].absent = true;
                 return partition;
             }
             // The broker has not appended it, and will append nothing of this epoch behind the gap.
@@ -401,6 +420,12 @@ impl<T> ProducerCore<T> {
             }
             code if code.client_retries() => {}
             ErrorCode::UnknownProducer if at > 0 => {}
+            // Those of its records that are not refused are sent again, once nothing behind it may be appended.
+            ErrorCode::InvalidTimestamp if p.batches[at].can_be_parted(&error) => {
+                p.batches[at].absent = true;
+                p.batches[at].refusal = Some(error);
+                return partition;
+            }
             _ => {
                 let batch = p.batches.remove(at).expect("the request was found at this place above");
                 self.finish(index, batch, Err(Failure::Refused(error)));

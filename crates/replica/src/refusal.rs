@@ -23,6 +23,12 @@ impl From<&ProduceError> for ApiError {
             ProduceError::TimestampAhead { .. } | ProduceError::TimestampNegative { .. } => ErrorCode::InvalidTimestamp,
             ProduceError::NotProducible => ErrorCode::CorruptBatch,
         };
-        ApiError::new(code, error.to_string())
+        let timestamp_max_ms = match error {
+            ProduceError::TimestampAhead { clock_ms, ahead_max_ms, .. } => {
+                Some(clock_ms.saturating_add_unsigned(*ahead_max_ms))
+            }
+            _ => None,
+        };
+        ApiError { timestamp_max_ms, ..ApiError::new(code, error.to_string()) }
     }
 }

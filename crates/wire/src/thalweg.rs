@@ -35,8 +35,10 @@ pub struct Error {
     pub plugin: ::prost::alloc::string::String,
     /// and its trap, missed deadline or answer
     pub reason: ::prost::alloc::string::String,
+    /// where newer timestamps are refused: the newest that is taken; 0: another error
+    pub timestamp_max_ms: i64,
 }
-message!(Error { 1 code: uint32, 2 message: string, 3 plugin: string, 4 reason: string });
+message!(Error { 1 code: uint32, 2 message: string, 3 plugin: string, 4 reason: string, 5 timestamp_max_ms: int64 });
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct MetadataRequest {
     /// empty: all

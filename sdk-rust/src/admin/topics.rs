@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -106,7 +107,7 @@ impl Topic {
         self
     }
 
-    /// A record may be stamped so far ahead of the broker's clock, or its batch is refused; -1: any time. An hour by
+    /// A record may be stamped so far ahead of the broker's clock, or it is refused; -1: any time. An hour by
     /// default. One that is stamped far ahead keeps its segment for as long.
     pub fn timestamp_ahead_max_ms(mut self, ms: i64) -> Topic {
         self.timestamp_ahead_max_ms = Some(ms);
@@ -309,7 +310,14 @@ impl Client {
     /// `not_found` where there is no such topic. `invalid` for one of the cluster's own, whose names begin with `__`.
     /// As every change of the cluster: see [`Client`](Client#errors).
     pub async fn delete_topic(&self, name: &str) -> Result<()> {
-        self.call(DeleteTopicRequest { name: name.to_owned() }).await.map(drop)
+        let request = DeleteTopicRequest { name: name.to_owned() };
+        let delete = |link: Rc<Link>| async move {
+            let deleted = link.call(request).await;
+            // Without an answer it may be deleted.
+            link.topics_deleted().fetch_add(1, Ordering::AcqRel);
+            deleted
+        };
+        self.io.run(delete).await.map(drop)
     }
 
     /// All topics, by name.

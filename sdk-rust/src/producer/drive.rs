@@ -8,7 +8,7 @@ use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use thalweg_api::{
     Topic,
 };
 use thalweg_client_core::{Acks, Failure, Outcome, ProducerCore, ProducerIdentity, Request, Unplaced};
-use thalweg_model::{PinEpoch, Record, TopicId, TopicPartition};
+use thalweg_model::{PinEpoch, TopicId, TopicPartition};
 use thalweg_wire::encode_message;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -29,6 +29,7 @@ use super::destination::{Destination, Options};
 use super::receipt::{Ledger, Token};
 use crate::address::Address;
 use crate::admin::topics::the_topic;
+use crate::client::FOREVER;
 use crate::error::ErrorPlace;
 use crate::link::{ATTEMPT, Link, chance};
 use crate::lock::lock;
@@ -59,6 +60,8 @@ pub(super) struct Shared {
     /// True once another broker does not know the topic, which may be late: the next call looks for another one of its
     /// name.
     doubted: AtomicBool,
+    /// How many topics this client has deleted, and how many of these deletions this one has outlived.
+    topics_deleted: (Arc<AtomicU64>, AtomicU64),
     /// What keeps records from being placed with the topic's newest pin, until one with which they are placed.
     obstacle: Mutex<Option<Obstacle>>,
     /// True once a record waits that came after the obstacle was found: the newest pin is asked for again.
@@ -135,18 +138,9 @@ impl Session {
             let InitProducerReply { id, epoch, token } = link.call(InitProducerRequest {}).await?;
             core.identify(ProducerIdentity { id, epoch, token });
         }
-        let shared = Arc::new(Shared {
-            core: Mutex::new(Counted { core, bytes: 0 }),
-            ledger: options.ledger.clone(),
-            started: options.started,
-            topic: options.topic.clone(),
-            wake: Notify::new(),
-            ended: AtomicBool::new(false),
-            gone: AtomicBool::new(false),
-            doubted: AtomicBool::new(false),
-            obstacle: Mutex::default(),
-            wants_placing: AtomicBool::new(false),
-        });
+        let (ledger, topic_name) = (options.ledger.clone(), options.topic.clone());
+        let deleted = link.topics_deleted();
+        let shared = Arc::new(Shared::new(core, ledger, options.started, topic_name, deleted));
         let placement = Arc::new(tokio::sync::Mutex::new(placed));
         let placing = Placing { placement: placement.clone(), on_broker: options.place_on_broker };
         let topic_id = topic.id;
@@ -161,13 +155,18 @@ impl Session {
     }
 
     pub(super) fn is_in_doubt(&self) -> bool {
-        self.shared.gone.load(Ordering::Acquire) || self.shared.doubted.load(Ordering::Acquire)
+        let (deleted, outlived) = &self.shared.topics_deleted;
+        self.shared.gone.load(Ordering::Acquire)
+            || self.shared.doubted.load(Ordering::Acquire)
+            || deleted.load(Ordering::Acquire) != outlived.load(Ordering::Acquire)
     }
 
     /// Looks for the topic, which a broker did not know any more: gives another one of its name, `None` where it is
     /// there after all.
     pub(super) async fn look(&self, link: &Rc<Link>, name: &str) -> Result<Option<Arc<Topic>>> {
         let shared = &self.shared;
+        let (deleted, outlived) = &shared.topics_deleted;
+        outlived.store(deleted.load(Ordering::Acquire), Ordering::Release);
         shared.doubted.store(false, Ordering::Release);
         let found = match crate::admin::topics::find_topic(link, name, false).await {
             // Its leader still knows the topic, as far as is known: sending asks that.
@@ -203,6 +202,29 @@ impl Drop for Shared {
 }
 
 impl Shared {
+    fn new(
+        core: ProducerCore<Token>,
+        ledger: Arc<Ledger>,
+        started: Instant,
+        topic: Destination,
+        topics_deleted: Arc<AtomicU64>,
+    ) -> Shared {
+        let outlived = AtomicU64::new(topics_deleted.load(Ordering::Acquire));
+        Shared {
+            core: Mutex::new(Counted { core, bytes: 0 }),
+            ledger,
+            started,
+            topic,
+            wake: Notify::new(),
+            ended: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            doubted: AtomicBool::new(false),
+            topics_deleted: (topics_deleted, outlived),
+            obstacle: Mutex::default(),
+            wants_placing: AtomicBool::new(false),
+        }
+    }
+
     pub(super) fn core(&self) -> Core<'_> {
         Core { counted: lock(&self.core), ledger: &self.ledger }
     }
@@ -266,13 +288,8 @@ impl Shared {
                     let place = ErrorPlace { partition: Some(partition), ..ErrorPlace::default() };
                     let error = Error::from(failure).at(place);
                     let records = batch.records().expect("a batch that was built here opens");
-                    let wrong = wrong_record(&error, records.iter().map(|(_, record)| record));
-                    for (at, ((_, record), token)) in records.into_iter().zip(tokens).enumerate() {
-                        let error = match wrong {
-                            Some(wrong) if wrong != at => error.clone().in_context(SENT_TOGETHER),
-                            _ => error.clone(),
-                        };
-                        token.settle(Err(self.topic.error_of(error, record, None)));
+                    for ((_, record), token) in records.into_iter().zip(tokens) {
+                        token.settle(Err(self.topic.error_of(error.clone(), record, None)));
                     }
                 }
             }
@@ -288,14 +305,6 @@ impl Shared {
         }
         self.ledger.progress.notify_waiters();
     }
-}
-
-/// The record of a batch for which that was refused, where the refusal is of a single one: brokers check the newest
-/// timestamp.
-fn wrong_record<'a>(error: &Error, records: impl Iterator<Item = &'a Record>) -> Option<usize> {
-    let stamped = records.map(|record| record.timestamp_ms).enumerate();
-    let newest = stamped.max_by_key(|(at, timestamp_ms)| (*timestamp_ms, std::cmp::Reverse(*at)))?;
-    (error.code() == Some(ErrorCode::InvalidTimestamp)).then_some(newest.0)
 }
 
 /// What one session sends to which broker.
@@ -389,6 +398,27 @@ impl BeingPlaced {
         BeingPlaced { shared: shared.clone(), records }
     }
 
+    /// Has those fail that are late, and waits a moment with the others; `None` if there are none. `why` will pass.
+    async fn later(mut self, why: &Error) -> Option<BeingPlaced> {
+        let now_ms = self.shared.now_ms();
+        let (late, left) = self.records.drain(..).partition(|unplaced| unplaced.expires_ms <= now_ms);
+        self.records = left;
+        let late: Vec<Unplaced<Token>> = late;
+        let error = Error::from(Failure::TimedOut(Some(why.to_string())));
+        self.shared.refuse(late.into_iter().map(|unplaced| (unplaced, error.clone())));
+        if self.records.is_empty() {
+            return None;
+        }
+        tokio::time::sleep(PLACE_AGAIN).await;
+        Some(self)
+    }
+
+    /// How long until the first of them is late, in ms.
+    fn left_ms(&self) -> u64 {
+        let first = self.records.iter().map(|unplaced| unplaced.expires_ms).min();
+        first.unwrap_or(u64::MAX).saturating_sub(self.shared.now_ms())
+    }
+
     fn into_records(mut self) -> Vec<Unplaced<Token>> {
         std::mem::take(&mut self.records)
     }
@@ -430,20 +460,37 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<Topic>, plac
     let mut unplaced: Option<BeingPlaced> = None;
     let (fresh, records, places) = loop {
         let asked = Instant::now();
-        let newer = match newer_placement(&link, &topic, known, placing.on_broker).await {
-            Ok(newer) => newer,
-            Err(error) => {
-                let taken = unplaced.unwrap_or_else(|| BeingPlaced::from_core(&shared));
-                return cannot_place(&shared, taken, asked, error).await;
-            }
-        };
+        // Those that stand in the core fail there when they are late.
+        let left = Duration::from_millis(unplaced.as_ref().map_or(u64::MAX, BeingPlaced::left_ms)).min(FOREVER);
+        let newer = tokio::time::timeout(left, newer_placement(&link, &topic, known, placing.on_broker)).await;
+        let late = |_| Err(Error::new(ErrorKind::Timeout, "no broker tells how to place records"));
+        let newer = newer.unwrap_or_else(late);
         let taken = unplaced.take().unwrap_or_else(|| BeingPlaced::from_core(&shared));
+        let newer = match newer {
+            Ok(newer) => newer,
+            Err(error) if error.is_retriable() && error.code() != Some(ErrorCode::UnknownTopic) => {
+                match taken.later(&error).await {
+                    Some(left) => unplaced = Some(left),
+                    None => return shared.wake.notify_one(),
+                }
+                continue;
+            }
+            Err(error) => return cannot_place(&shared, taken, asked, error).await,
+        };
         let records = taken.records.iter().map(|u: &Unplaced<Token>| (u.record.clone(), u.token.chosen)).collect();
         let fresh = Arc::new(tokio::sync::Mutex::new(newer));
         let (pin_epoch, places) = place_all(&fresh, &link, records).await;
         if places.iter().any(|p| p.as_ref().is_err_and(|e| e.code() == Some(ErrorCode::StalePin))) {
             // It has changed once more.
             (known, unplaced) = (pin_epoch, Some(taken));
+            continue;
+        }
+        // All of them once more, or some would overtake others.
+        if let Some(error) = places.iter().find_map(|p| p.as_ref().err().filter(|e| e.is_retriable())) {
+            match taken.later(error).await {
+                Some(left) => unplaced = Some(left),
+                None => return shared.wake.notify_one(),
+            }
             continue;
         }
         break (fresh, taken, places);
@@ -475,16 +522,13 @@ async fn place_anew(link: Rc<Link>, shared: Arc<Shared>, topic: Arc<Topic>, plac
 /// beside the core too.
 async fn cannot_place(shared: &Shared, taken: BeingPlaced, asked: Instant, error: Error) {
     let is_gone = error.code() == Some(ErrorCode::UnknownTopic);
-    let passes = is_gone || error.is_retriable();
-    if is_gone {
-        shared.gone.store(true, Ordering::Release);
-    }
-    if !passes {
-        *lock(&shared.obstacle) = Some(Obstacle { asked, error: error.clone() });
+    match is_gone {
+        true => shared.gone.store(true, Ordering::Release),
+        false => *lock(&shared.obstacle) = Some(Obstacle { asked, error: error.clone() }),
     }
     shared.refuse(taken.into_records().into_iter().map(|unplaced| (unplaced, error.clone())));
-    if passes {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    if is_gone {
+        tokio::time::sleep(PLACE_AGAIN).await;
     }
     shared.wake.notify_one();
 }
@@ -650,10 +694,10 @@ async fn answers(shared: &Shared, topic: &str, mut frames: FrameReader) -> Error
     }
 }
 
+/// How long records wait that cannot be placed anew now.
+const PLACE_AGAIN: Duration = Duration::from_millis(100);
 /// A stream that has been open for so long counts as one that has served.
 const SERVED: Duration = Duration::from_secs(1);
-/// Why a record with which nothing is wrong is not stored.
-const SENT_TOGETHER: &str = "not stored, because of another record that was sent together with this one";
 /// How long a producer that ends waits until what needs no answer has arrived.
 const FAREWELL: Duration = Duration::from_secs(5);
 

@@ -14,7 +14,7 @@ use thalweg_model::{
 };
 use thalweg_replica::{Acks, ProduceError, Ticket};
 
-use super::super::oracle::RecordId;
+use super::super::oracle::{COPIED, RecordId};
 use super::super::rng::Rng;
 use super::{World, name};
 
@@ -272,5 +272,3 @@ const ASK_EVERY_MS: u64 = 50;
 /// Records of thieves and of the twin have numbers from here on.
 const THIEF: RecordId = 0xdead << 40;
 pub(super) const TWIN: RecordId = 0xbeef << 40;
-/// The client that has a twin, if any has.
-const COPIED: usize = 0;

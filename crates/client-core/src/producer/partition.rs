@@ -4,7 +4,10 @@
 
 use std::collections::VecDeque;
 
-use thalweg_model::{BatchBuilder, Bug, ProducerEpoch, ProducerId, ProducerMark, RecordBatch, Sequence, is_planted};
+use thalweg_api::ApiError;
+use thalweg_model::{
+    BatchBuilder, Bug, Codec, ProducerEpoch, ProducerId, ProducerMark, Record, RecordBatch, Sequence, is_planted,
+};
 
 use super::config::ProducerConfig;
 use super::outcome::{Failure, Outcome};
@@ -36,8 +39,11 @@ pub(super) struct Batch<T> {
     pub(super) request: u64,
     /// True while an answer to that request may come.
     pub(super) waiting: bool,
-    /// True once the broker has answered that it was not appended, and will not be, because of its placement.
-    pub(super) unplaced: bool,
+    /// True once the broker has answered that it was not appended, and will not be under its number: because of its
+    /// placement, of some of its records, or of the gap that such a batch before it has left.
+    pub(super) absent: bool,
+    /// Why some of its records are refused, if that is the reason.
+    pub(super) refusal: Option<ApiError>,
 }
 
 /// What a producer knows of one partition.
@@ -61,6 +67,19 @@ pub(super) struct Partition<T> {
 }
 
 impl<T> Batch<T> {
+    /// True where it may stand in the log now, or later, as it was sent.
+    pub(super) fn may_be_appended(&self) -> bool {
+        self.waiting || (self.attempts > 0 && !self.absent)
+    }
+
+    /// True where the refusal is of some of its records, and not of all.
+    pub(super) fn can_be_parted(&self, refusal: &ApiError) -> bool {
+        let Some(max_ms) = refusal.timestamp_max_ms else { return false };
+        let records = self.batch.records().expect("a batch that was built here opens");
+        let refused = records.iter().filter(|(_, record)| record.timestamp_ms > max_ms).count();
+        refused > 0 && refused < records.len()
+    }
+
     /// The batch is sent: takes what is in flight, batches and bytes, and gives what is in flight then.
     pub(super) fn wait(&mut self, (count, bytes): (usize, usize)) -> (usize, usize) {
         self.waiting = true;
@@ -105,7 +124,8 @@ impl<T> Partition<T> {
             attempts: 0,
             request: 0,
             waiting: false,
-            unplaced: false,
+            absent: false,
+            refusal: None,
         };
         self.batches.insert(to.unwrap_or(self.batches.len()), batch);
     }
@@ -136,6 +156,32 @@ impl<T> Partition<T> {
         self.next_sequence = self.next_sequence.plus(batch.batch.offsets_count());
     }
 
+    /// Takes the records out of the first batch for which it was refused, and gives them with their tokens and the
+    /// refusal. What is left of it is sent as a new batch, in a new epoch, and so are those behind it. `None` while any
+    /// of these may be appended under the numbers that they have, and where the batch was not refused.
+    pub(super) fn take_refused(&mut self, codec: Codec) -> Option<(ApiError, Vec<(Record, T)>)> {
+        let is_refused = self.batches.front().is_some_and(|b| b.refusal.is_some());
+        if !is_refused || self.batches.iter().any(Batch::may_be_appended) {
+            return None;
+        }
+        let mut batch = self.batches.pop_front()?;
+        let refusal = batch.refusal.take()?;
+        let max_ms = refusal.timestamp_max_ms.unwrap_or(i64::MAX);
+        let records = batch.batch.records().expect("a batch that was built here opens");
+        let both = records.into_iter().map(|(_, record)| record).zip(batch.tokens);
+        let (refused, kept): (Vec<_>, Vec<_>) = both.partition(|(record, _)| record.timestamp_ms > max_ms);
+        if !kept.is_empty() {
+            let mut builder = BatchBuilder::new();
+            kept.iter().for_each(|(record, _)| builder.push(record));
+            batch.bytes = kept.iter().map(|(record, _)| buffered_bytes(record)).sum();
+            batch.tokens = kept.into_iter().map(|(_, token)| token).collect();
+            batch.batch = builder.build(codec, None);
+            self.batches.push_front(batch);
+        }
+        self.renumber();
+        Some((refusal, refused))
+    }
+
     /// Starts a new epoch: every batch that is left is numbered anew when it is sent.
     pub(super) fn renumber(&mut self) {
         self.epoch = ProducerEpoch(self.epoch.0.wrapping_add(1).max(0));
@@ -143,8 +189,14 @@ impl<T> Partition<T> {
         for batch in &mut self.batches {
             batch.ordinal = None;
             batch.attempts = 0;
+            (batch.absent, batch.refusal) = (false, None);
         }
     }
+}
+
+/// Bytes of a record, as the buffer counts them.
+pub(super) fn buffered_bytes(record: &Record) -> usize {
+    record.payload_bytes() + 32
 }
 
 /// Fails what has waited for too long. Batches that were sent may have been appended, so their numbers stay used.

@@ -335,6 +335,74 @@ fn a_newer_pin_makes_what_waits_stale_and_is_not_sent_under() {
     assert!(p.is_stale() && p.poll(1_000, true).is_empty(), "a refused placement is not tried again");
 }
 
+fn stamped(p: &mut ProducerCore<u32>, stamps: &[i64]) {
+    for timestamp_ms in stamps {
+        p.push(0, 0, &Record { timestamp_ms: *timestamp_ms, ..record() }, *timestamp_ms as u32);
+    }
+}
+
+fn stamps_of(request: &Request) -> Vec<i64> {
+    request.batch.records().unwrap().iter().map(|(_, record)| record.timestamp_ms).collect()
+}
+
+fn too_new(max_ms: i64) -> ApiError {
+    ApiError { timestamp_max_ms: Some(max_ms), ..error(ErrorCode::InvalidTimestamp) }
+}
+
+#[test]
+fn a_batch_that_is_refused_for_some_of_its_records_is_sent_again_without_them_and_before_all_others() {
+    let mut p = producer(1 << 20);
+    stamped(&mut p, &[1, 700, 2, 900]);
+    let first = p.poll(0, true);
+    stamped(&mut p, &[3, 4]);
+    let second = p.poll(1, true);
+    stamped(&mut p, &[5]);
+    assert_eq!((sequence(&first[0]), sequence(&second[0])), ((0, 0), (0, 4)));
+    p.answered(2, first[0].id, Err(too_new(50)), 0);
+    assert!(p.poll(3, true).is_empty(), "an answer is not in yet");
+    p.answered(4, second[0].id, Err(error(ErrorCode::OutOfOrderSequence)), 0);
+    let sent: Vec<Request> = (5..20).flat_map(|now_ms| p.poll(now_ms, true)).collect();
+    assert_eq!(sent.iter().map(stamps_of).collect::<Vec<_>>(), [vec![1, 2], vec![3, 4], vec![5]]);
+    assert_eq!(sent.iter().map(sequence).collect::<Vec<_>>(), [(1, 0), (1, 2), (1, 4)]);
+    let refused = p.take_outcomes();
+    assert_eq!(refused.iter().flat_map(|o| o.tokens.clone()).collect::<Vec<_>>(), [700, 900]);
+    assert!(refused.iter().all(|o| matches!(o.result, Err(Failure::Refused(_)))));
+    for request in &sent {
+        p.answered(21, request.id, Ok(0), 0);
+    }
+    assert_eq!(p.take_outcomes().iter().flat_map(|o| o.tokens.clone()).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    assert!(p.is_drained() && p.buffered_bytes() == 0);
+}
+
+#[test]
+fn a_batch_all_of_which_is_refused_is_not_sent_again() {
+    let mut p = producer(1 << 20);
+    stamped(&mut p, &[700, 900]);
+    let sent = p.poll(0, true);
+    p.answered(1, sent[0].id, Err(too_new(50)), 0);
+    assert!(p.poll(2, true).is_empty() && p.is_drained() && p.buffered_bytes() == 0);
+    assert_eq!(p.take_outcomes().iter().map(|o| o.tokens.len()).sum::<usize>(), 2);
+}
+
+#[test]
+fn a_refused_batch_waits_for_those_before_it_and_is_placed_anew_whole() {
+    let mut p = producer(1 << 20);
+    p.placed_anew(1, p.partitions());
+    stamped(&mut p, &[1]);
+    let first = p.poll(0, true);
+    stamped(&mut p, &[2, 900]);
+    let second = p.poll(0, true);
+    // The first one's fate is open when the second one is refused.
+    p.answered(1, first[0].id, Err(error(ErrorCode::NotLeader)), 0);
+    p.answered(1, second[0].id, Err(too_new(50)), 0);
+    let again: Vec<Request> = (2..2_000).flat_map(|now_ms| p.poll(now_ms, true)).collect();
+    assert_eq!(again.iter().map(|r| (stamps_of(r), sequence(r))).collect::<Vec<_>>(), [(vec![1], (0, 0))]);
+    p.answered(2_001, again[0].id, Err(error(ErrorCode::StalePin)), 0);
+    assert!(p.is_settled(), "both are known not to stand anywhere");
+    let unplaced = p.take_unplaced().into_iter().map(|u| u.token).collect::<Vec<_>>();
+    assert_eq!((unplaced, p.buffered_bytes()), (vec![1, 2, 900], 0));
+}
+
 #[test]
 fn planted_bugs_show() {
     assert_finds(Bug::NotLeaderRenumbers, a_broker_that_does_not_lead_changes_neither_numbers_nor_order);

@@ -106,14 +106,21 @@ impl Frame {
 impl From<ApiError> for proto::Error {
     fn from(e: ApiError) -> Self {
         let (plugin, reason) = e.fault.map(|f| (f.plugin, f.reason)).unwrap_or_default();
-        proto::Error { code: e.code as u32, message: cut(e.message), plugin: cut(plugin), reason: cut(reason) }
+        proto::Error {
+            code: e.code as u32,
+            message: cut(e.message),
+            plugin: cut(plugin),
+            reason: cut(reason),
+            timestamp_max_ms: e.timestamp_max_ms.unwrap_or_default(),
+        }
     }
 }
 
 impl From<proto::Error> for ApiError {
     fn from(e: proto::Error) -> Self {
         let fault = Some((&e.plugin[..], &e.reason[..])).filter(|(plugin, _)| !plugin.is_empty());
-        ApiError::new(ErrorCode::from_number(e.code), e.message).with_fault(fault)
+        let timestamp_max_ms = Some(e.timestamp_max_ms).filter(|ms| *ms != 0);
+        ApiError { timestamp_max_ms, ..ApiError::new(ErrorCode::from_number(e.code), e.message).with_fault(fault) }
     }
 }
 

@@ -264,6 +264,7 @@ fn greetings_and_refusals_come_back() {
     check(PeerHelloReply { broker_id, remembered: 8 });
     check(PeerMessages { heads: vec!["head".into()] });
     check(ApiError::new(ErrorCode::PluginFailed, "why").with_fault(Some(("late@1", "trap"))));
+    check(ApiError { timestamp_max_ms: Some(7), ..ApiError::new(ErrorCode::InvalidTimestamp, "why") });
 }
 
 #[test]
