@@ -30,7 +30,7 @@ pub(crate) enum Call {
     Change { request: Request, reply: Reply<ChangeResult> },
     /// Asks the coordinator of the groups that live in this partition of `__consumer_offsets`.
     Group { partition: u32, request: GroupRequest, reply: Reply<GroupResult> },
-    /// What another broker says, in order, and what it takes of the mailbox: a place of its stream, and room.
+    /// What another broker says, in order, and what it takes of the mailbox: places of its stream, and room.
     Step { from: Peer, messages: Vec<NodeMessage>, room: [OwnedSemaphorePermit; 2] },
     /// The connection to a broker was lost.
     Unreachable(BrokerId),

@@ -139,7 +139,7 @@ impl EngineHandle {
 
     /// Hands on what another broker says on one stream.
     pub(crate) fn steps(&self, from: Peer) -> Steps {
-        Steps { engine: self.clone(), from, places: Arc::new(Semaphore::new(STEPS_MAX)) }
+        Steps { engine: self.clone(), from, places: Arc::new(Semaphore::new(STEPS_MAX as usize)) }
     }
 
     /// The connection to a broker was lost.
@@ -215,13 +215,14 @@ pub(crate) struct Steps {
 }
 
 impl Steps {
-    /// Says the messages of a frame, in order, once the stream has a place in the mailbox and there is room for the
-    /// frame's `bytes`. A frame of any size has room when there is no other.
+    /// Says the messages of a frame, in order, once the stream has places for them in the mailbox and there is room for
+    /// the frame's `bytes`. A frame of any size has both when there is no other.
     pub(crate) async fn step(&self, messages: Vec<NodeMessage>, bytes: usize) {
         let kib = (bytes / 1024 + 1).min(STEPS_KIB_MAX as usize) as u32;
-        let place = self.places.clone().acquire_owned().await.expect("never closed");
+        let count = (messages.len() as u32).clamp(1, STEPS_MAX);
+        let places = self.places.clone().acquire_many_owned(count).await.expect("never closed");
         let room = self.engine.room_for_brokers.clone().acquire_many_owned(kib).await.expect("never closed");
-        self.engine.tell(Call::Step { from: self.from, messages, room: [place, room] }).await;
+        self.engine.tell(Call::Step { from: self.from, messages, room: [places, room] }).await;
     }
 }
 
@@ -258,8 +259,8 @@ impl Drop for MemberWatch {
 
 /// Calls that may wait for the engine; above it callers do, and so do the streams that they serve.
 const CALLS_MAX: usize = 1_024;
-/// Frames of one stream of another broker that may wait there, each with up to a thousand messages: one that is urgent
-/// waits for few that are not.
-const STEPS_MAX: usize = 2;
+/// Messages of one stream of another broker that may wait there: one that is urgent waits for few that are not, though
+/// thousands of partitions have something to say. Batches are large, so that of frames with these many may wait.
+const STEPS_MAX: u32 = 2_048;
 /// KiB of what other brokers say that may wait there; above it their streams are not read.
 const STEPS_KIB_MAX: u32 = 64 << 10;
