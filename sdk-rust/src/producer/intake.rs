@@ -19,8 +19,9 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::destination::{Destination, Options};
-use super::drive::{Obstacle, Session};
+use super::drive::Session;
 use super::receipt::{Ledger, Token};
+use super::shared::Obstacle;
 use crate::link::Link;
 use crate::lock::lock;
 use crate::placement::{Placed, Placement, place_all};

@@ -1,12 +1,14 @@
 //! Unit tests of what becomes of records beside their core. Deliveries to real brokers are left to `tests/e2e`.
 
+use thalweg_client_core::{ProducerConfig, ProducerCore};
 use thalweg_model::Record;
 
-use super::super::receipt::{Pending, Receipt};
+use super::super::destination::Destination;
+use super::super::receipt::{Ledger, Pending, Receipt};
 use super::*;
 
 fn shared(ledger: &Arc<Ledger>) -> Arc<Shared> {
-    let core = ProducerCore::new(thalweg_client_core::ProducerConfig::default(), 1);
+    let core = ProducerCore::new(ProducerConfig::default(), 1);
     let topic = Destination { name: "t".into(), is_one_of_many: false };
     Arc::new(Shared::new(core, ledger.clone(), Instant::now(), topic, Arc::default()))
 }
