@@ -9,7 +9,7 @@ use thalweg::{ConsumerRecord, OnBadRecord, OnFailure, Position};
 use thalweg_model::counted;
 
 use crate::connect::Connect;
-use crate::output::{Output, escaped};
+use crate::output::{Output, escaped, interrupted, nobody_reads};
 use crate::shape;
 
 /// Prints records as they come
@@ -117,14 +117,15 @@ impl Consume {
         let to_terminal = std::io::stdout().is_terminal();
         let mut left = self.limit.unwrap_or(u64::MAX);
         let mut out = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
-        let interrupted = tokio::signal::ctrl_c();
-        tokio::pin!(interrupted);
+        let (interrupted, unread) = (interrupted()?, nobody_reads());
+        tokio::pin!(interrupted, unread);
         let mut result = Ok(());
         while left > 0 {
             let at_most = usize::try_from(left).unwrap_or(usize::MAX);
             let batch = tokio::select! {
                 batch = consumer.next_batch_of(at_most) => batch,
-                _ = &mut interrupted => break,
+                () = &mut interrupted => break,
+                () = &mut unread => break,
             };
             let batch = match batch {
                 None => break,

@@ -108,7 +108,7 @@ impl GroupCommand {
             }
             GroupCommand::Describe { group, watch, every, connect } => {
                 let client = connect.client().await?;
-                let interrupted = tokio::signal::ctrl_c();
+                let interrupted = output::interrupted()?;
                 tokio::pin!(interrupted);
                 loop {
                     let shown = show(&client, &group, connect.output, watch).await;
@@ -121,7 +121,7 @@ impl GroupCommand {
                     }
                     tokio::select! {
                         () = tokio::time::sleep(every) => {}
-                        _ = &mut interrupted => return Ok(()),
+                        () = &mut interrupted => return Ok(()),
                     }
                 }
             }

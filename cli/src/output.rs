@@ -9,12 +9,16 @@ macro_rules! say {
 }
 pub(crate) use say;
 
+use std::future::{Future, pending};
 use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
 
 use anyhow::Result;
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value;
+use tokio::io::Interest;
+use tokio::net::unix::pipe::Sender;
 
 /// How listings are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -113,6 +117,29 @@ pub(crate) fn log(level: &str) {
         builder.json().init();
     } else {
         builder.with_target(false).without_time().with_ansi(std::io::stderr().is_terminal()).init();
+    }
+}
+
+/// Waits until the user wants a command to end: Ctrl-C, or SIGTERM.
+pub(crate) fn interrupted() -> Result<impl Future<Output = ()>> {
+    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminated.recv() => {}
+        }
+    })
+}
+
+/// Waits until nobody reads standard output any more, which a command that has nothing to write would not notice.
+pub(crate) async fn nobody_reads() {
+    // Another descriptor of the same pipe, which stays as it is otherwise: writes to it go on to wait. A file has no
+    // readers to be told of, and is not to be watched.
+    let again = std::io::stdout().as_fd().try_clone_to_owned();
+    let Ok(stdout) = again.and_then(|fd| Sender::from_file_unchecked(fd.into())) else { return pending().await };
+    // The end of a pipe without a reader is in error.
+    if stdout.ready(Interest::ERROR).await.is_err() {
+        pending().await
     }
 }
 

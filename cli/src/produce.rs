@@ -9,7 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, channel, unbounded_channel};
 
 use crate::connect::Connect;
 use crate::input::{Chunk, Input, Place};
-use crate::output::{Output, done};
+use crate::output::{Output, done, interrupted};
 
 /// Sends records: one a line of the input
 #[derive(Args)]
@@ -67,7 +67,7 @@ impl Produce {
         // The producer's buffer bounds how many receipts wait there.
         let (sent, receipts) = unbounded_channel();
         let mut outcomes = tokio::task::spawn_local(outcomes(receipts));
-        let interrupted = tokio::signal::ctrl_c();
+        let interrupted = interrupted()?;
         tokio::pin!(interrupted);
         let mut stopped = Ok(());
         loop {
@@ -94,7 +94,8 @@ impl Produce {
         let (stored, failed) = (&mut outcomes).await?;
         let records = counted(stored, "record");
         if let Some((place, error)) = failed {
-            let failed_at = format!("{place} is not stored; {records} of the input are");
+            // Of a time-out nobody knows; the error says so.
+            let failed_at = format!("{place}, the first that failed; {records} of the input are known to be stored");
             return Err(anyhow::Error::from(error).context(failed_at));
         }
         stopped.map_err(|error| error.context(format!("stopped after {records}; what was read before is stored")))?;

@@ -12,7 +12,7 @@ const NONE = 0xffffffff
 // So many records go to the core at once, or so many bytes, without waiting for the end of the turn.
 const TOGETHER = 1024
 const TOGETHER_BYTES = 256 << 10
-// Or as soon as a call finds the oldest of them this old: as long as the core lets records gather by default. A loop of `await enqueue(…)` that has room never ends its turn.
+// Or as soon as a call finds the oldest of them this old: as long as the core lets records gather by default. A loop of `await enqueue(…)` that has room ends its turn only when it hands over.
 const TOGETHER_MS = 5
 
 const RECORD_OPTIONS = ['key', 'headers', 'timestampMs', 'partition', 'topic']
@@ -26,6 +26,7 @@ const STRIDE = 5
 const KEPT_BYTES = 2 * TOGETHER_BYTES
 
 const DONE = Promise.resolve()
+const endTurn = (resolve) => setImmediate(resolve)
 
 // A promise and what resolves it, without a closure for each. What rejects it is not kept: 100,000 of them are 6 MiB.
 let resolveMade
@@ -463,8 +464,10 @@ class Producer {
   }
 
   /** Waits while the buffer has no room for what was handed over. */
+  // What was just handed over ends the turn: a loop of such calls would keep signals, timers and callbacks waiting.
   #room(receipt) {
-    return receipt === undefined || receipt.isBuffered ? DONE : call(receipt.buffered())
+    if (receipt === undefined) return DONE
+    return receipt.isBuffered ? new Promise(endTurn) : call(receipt.buffered())
   }
 
   async #settle(receipt, waiters) {

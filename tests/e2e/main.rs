@@ -330,6 +330,33 @@ fn the_first_five_minutes_by_hand() {
     let (ok, said) = thalweg_with(&["topic", "list"], "");
     assert!(ok && said.contains("greetings") && said.contains("PARTITIONS"), "{said}");
     assert!(thalweg_with(&["topic", "delete", "t"], "").0);
+    // What it has read it can produce, whatever the bytes.
+    let lines = [
+        r#"{"key":{"base64":"AP8="},"value":{"base64":"/w=="},"headers":[["h",{"base64":"gA=="}],["h",null]],"timestamp":5}"#,
+        r#"{"key":"k","value":null,"headers":[],"timestamp":6}"#,
+    ];
+    let input = lines.join("\n");
+    assert!(thalweg_with(&["produce", "one", "--format", "jsonl"], &input).0);
+    let all =
+        |topic: &str| thalweg_with(&["consume", topic, "--from-beginning", "--until-end", "--output", "json"], "").1;
+    let (ok, said) = thalweg_with(&["produce", "two", "--format", "jsonl"], &all("one"));
+    assert!(ok, "{said}");
+    let records = |topic| -> Vec<serde_json::Value> {
+        let parsed = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+        all(topic)
+            .lines()
+            .map(parsed)
+            .map(|r| serde_json::json!([r["key"], r["value"], r["headers"], r["timestamp"]]))
+            .collect()
+    };
+    assert_eq!(records("one"), records("two"));
+    assert_eq!(records("two")[0][0]["base64"], "AP8=");
+    // One that is stamped too far ahead is named by its line, and the others are stored.
+    let far = format!("{{\"value\":\"ahead\",\"timestamp\":{}}}", 99_999_999_999_999u64);
+    let input = format!("{{\"value\":\"a\"}}\n{far}\n{{\"value\":\"b\"}}\n");
+    let (ok, said) = thalweg_with(&["produce", "three", "--format", "jsonl"], &input);
+    assert!(!ok && said.contains("standard input line 2, the first that failed; 2 records"), "{said}");
+    assert_eq!(all("three").lines().count(), 2);
     let (ok, said) = thalweg_with(&["consume", "greetings", "--filter", "late"], "");
     assert!(!ok && said.contains("thalweg plugin upload"), "{said}");
 }

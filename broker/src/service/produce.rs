@@ -159,7 +159,7 @@ fn refused(partition: u32, error: &ProduceError) -> ApiError {
     match error {
         ProduceError::Offline(what) => damaged(partition, what),
         ProduceError::Lost(what) => lost(partition, what),
-        error => ApiError::new(ApiError::from(error).code, format!("partition {partition}: {error}")),
+        error => ApiError { message: format!("partition {partition}: {error}"), ..ApiError::from(error) },
     }
 }
 

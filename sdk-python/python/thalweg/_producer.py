@@ -196,6 +196,18 @@ class _Done:
 _DONE = _Done()
 
 
+class _Turn:
+    """A call that need not wait, and lets the event loop run once: a loop of such calls would keep signals, time-outs and callbacks from it."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield
+
+
+_TURN = _Turn()
+
+
 class _Room:
     """A call that waits while the buffer is full, from when it is awaited on: an answer that nobody waits for might come to a loop that is closed."""
 
@@ -511,7 +523,7 @@ class Producer:
             item = _item(value, key, headers, timestamp_ms, partition, topic)
         if on_delivery is not None:
             waits = self._enqueue(self._running_loop(), item, on_delivery)
-            return _Room(waits) if waits else _DONE
+            return _Room(waits) if waits else _DONE if self._line else _TURN
         if self._closed:
             self._refuse()
         # As in `send`.
@@ -526,7 +538,7 @@ class Producer:
         if size < _TOGETHER_BYTES and len(line) < _TOGETHER:
             return _DONE
         waits = _room(self._hand_over())
-        return _Room(waits) if waits else _DONE
+        return _Room(waits) if waits else _TURN
 
     def _enqueue(
         self, loop: asyncio.AbstractEventLoop, item: _native.Item, on_delivery: OnDelivery | None
@@ -553,7 +565,7 @@ class Producer:
             self._refuse()
         self._line.extend(items)
         waits = _room(self._hand_over())
-        return _Room(waits) if waits else _DONE
+        return _Room(waits) if waits else _TURN
 
     @property
     def pending(self) -> int:
