@@ -80,26 +80,27 @@ impl Group {
             _ if self.node.raft.leader_id == 0 && last_leader != 0 => (VOTING_TICKS * again, true),
             _ => (STAND_TICKS * self.times(), true),
         };
-        gives_way == 0 && waited >= patience && (!is_ranked || waited >= patience + RANK_TICKS * self.rank(self.me))
+        gives_way == 0 && waited >= patience && (!is_ranked || waited >= patience + RANK_TICKS * self.rank())
     }
 
-    /// The place of a voter among those that may follow the silent leader; 0 stands first.
+    /// This voter's place among those that may follow the silent leader; 0 stands first, and who led itself last.
     ///
-    /// All replicas put two voters into the same order, whichever leader they have heard last. It is another order in
-    /// each partition, so that what a broker led spreads over the others.
-    fn rank(&self, of: ReplicaId) -> u32 {
+    /// It is another order in each partition, so that what a broker led spreads over the others.
+    fn rank(&self) -> u32 {
         if faults::stands_out_of_turn() {
             return 0;
         }
         let (election, voters) = (&self.election, self.node.raft.prs().conf().voters().ids());
-        let comes_before =
-            |id: &u64| *id != election.last_leader && election.place(ReplicaId(*id)) < election.place(of);
-        voters.iter().filter(comes_before).count() as u32
+        let place = |id: u64| (id == election.last_leader, election.place(ReplicaId(id)));
+        let mine = place(self.me.0);
+        voters.iter().filter(|id| *id != election.last_leader && place(*id) < mine).count() as u32
     }
 
     /// True for a request that this replica ignores: it stands itself, comes first, and lacks nothing that the other
     /// holds. If each of two that stand at once gave the other its vote in advance, both would go on to the vote
-    /// itself, and neither would win.
+    /// itself, and neither would win. Which of two comes first does not depend on whom they have heard last, or each
+    /// might be the first by what it knows. (Found by the simulator: two voters, of which one had led itself, split the
+    /// votes again and again.)
     pub(super) fn comes_before(&self, from: ReplicaId, body: &RaftBody) -> bool {
         let raft = &self.node.raft;
         let last = (raft.raft_log.last_term(), raft.raft_log.last_index());
@@ -108,7 +109,7 @@ impl Group {
             && raft.state == StateRole::PreCandidate
             && self.election.waited <= RANK_TICKS
             && (body.log_term, body.index) <= last
-            && self.rank(self.me) < self.rank(from)
+            && self.election.place(self.me) < self.election.place(from)
     }
 
     /// A candidate gets this replica's vote in advance.
