@@ -332,7 +332,7 @@ fn the_first_five_minutes_by_hand() {
     assert!(thalweg_with(&["topic", "delete", "t"], "").0);
     // What it has read it can produce, whatever the bytes.
     let lines = [
-        r#"{"key":{"base64":"AP8="},"value":{"base64":"/w=="},"headers":[["h",{"base64":"gA=="}],["h",null]],"timestamp":5}"#,
+        r#"{"key":{"base64":"AP8="},"value":{"base64":"/w=="},"headers":[["h",{"base64":"gA=="}],["h",null]]}"#,
         r#"{"key":"k","value":null,"headers":[],"timestamp":6}"#,
     ];
     let input = lines.join("\n");

@@ -22,7 +22,7 @@ pub(super) fn place(id: RecordId, pin_epoch: u32, partitions: u32) -> u32 {
 
 /// The number that a record's value begins with.
 /// True for a record that its client stamps so far ahead of every clock that no broker takes it. Not for those of the
-/// client that may have a twin: whose batch stands in a log under the number of one that was refused is anybody's guess.
+/// client that may have a twin: whose batch stands in a log under the number of a refused one is anybody's guess.
 pub(super) fn is_ahead(id: RecordId) -> bool {
     (COPIED as u64 + 1..CLIENTS_END).contains(&client_of(id)) && id % 41 == 7
 }

@@ -196,7 +196,7 @@ class _Done:
 _DONE = _Done()
 
 
-class _Turn:
+class _LetsRun:
     """A call that need not wait, and lets the event loop run once: a loop of such calls would keep signals, time-outs and callbacks from it."""
 
     __slots__ = ()
@@ -205,7 +205,7 @@ class _Turn:
         yield
 
 
-_TURN = _Turn()
+_LETS_RUN = _LetsRun()
 
 
 class _Room:
@@ -523,7 +523,7 @@ class Producer:
             item = _item(value, key, headers, timestamp_ms, partition, topic)
         if on_delivery is not None:
             waits = self._enqueue(self._running_loop(), item, on_delivery)
-            return _Room(waits) if waits else _DONE if self._line else _TURN
+            return _Room(waits) if waits else _DONE if self._line else _LETS_RUN
         if self._closed:
             self._refuse()
         # As in `send`.
@@ -538,7 +538,7 @@ class Producer:
         if size < _TOGETHER_BYTES and len(line) < _TOGETHER:
             return _DONE
         waits = _room(self._hand_over())
-        return _Room(waits) if waits else _TURN
+        return _Room(waits) if waits else _LETS_RUN
 
     def _enqueue(
         self, loop: asyncio.AbstractEventLoop, item: _native.Item, on_delivery: OnDelivery | None
@@ -565,7 +565,7 @@ class Producer:
             self._refuse()
         self._line.extend(items)
         waits = _room(self._hand_over())
-        return _Room(waits) if waits else _TURN
+        return _Room(waits) if waits else _LETS_RUN
 
     @property
     def pending(self) -> int:

@@ -268,4 +268,4 @@ const REST: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_secs(2);
 /// A latency that is no fault, whatever it was before: the attacker, the honest client and the broker share the cores
 /// of a machine that has other things to do. What was found by attack were seconds.
-const NOISE_MS: f64 = 250.0;
+const NOISE_MS: f64 = 500.0;
