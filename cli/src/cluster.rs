@@ -131,10 +131,8 @@ impl ClusterCommand {
                 }
                 say!();
                 say!("Then, to see how it is:");
-                let BrokerSpec { host, port, .. } = &brokers[0];
-                let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-                let ca = dir.join("ca.pem");
-                say!("  thalweg cluster status --broker thalweg://{host}:{port} --ca {}", ca.display());
+                let (first, ca) = (brokers[0].address(), dir.join("ca.pem"));
+                say!("  thalweg cluster status --broker thalweg://{first} --ca {}", ca.display());
                 say!();
                 say!("Metrics and health are for the broker's own machine only, until `http` in broker.toml names");
                 say!("another address.");

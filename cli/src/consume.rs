@@ -9,7 +9,8 @@ use thalweg::{ConsumerRecord, OnBadRecord, OnFailure, Position};
 use thalweg_model::counted;
 
 use crate::connect::Connect;
-use crate::output::{Output, escaped, interrupted, nobody_reads};
+use crate::dev::stopped;
+use crate::output::{Output, escaped, nobody_reads};
 use crate::shape;
 
 /// Prints records as they come
@@ -117,7 +118,7 @@ impl Consume {
         let to_terminal = std::io::stdout().is_terminal();
         let mut left = self.limit.unwrap_or(u64::MAX);
         let mut out = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
-        let (interrupted, unread) = (interrupted()?, nobody_reads());
+        let (interrupted, unread) = (stopped()?, nobody_reads());
         tokio::pin!(interrupted, unread);
         let mut result = Ok(());
         while left > 0 {

@@ -91,7 +91,7 @@ impl Dev {
     }
 }
 
-/// Ends with SIGTERM or Ctrl-C.
+/// Waits until the user wants a command to end: SIGTERM, or Ctrl-C.
 pub(crate) fn stopped() -> Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     Ok(async move {

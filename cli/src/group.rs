@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use thalweg::{Client, ErrorKind, GroupDescription, GroupInfo, GroupMemberInfo, Position};
 
 use crate::connect::Connect;
+use crate::dev::stopped;
 use crate::output::{self, Output, done, escaped, say, table};
 use crate::shape;
 
@@ -108,7 +109,7 @@ impl GroupCommand {
             }
             GroupCommand::Describe { group, watch, every, connect } => {
                 let client = connect.client().await?;
-                let interrupted = output::interrupted()?;
+                let interrupted = stopped()?;
                 tokio::pin!(interrupted);
                 loop {
                     let shown = show(&client, &group, connect.output, watch).await;

@@ -9,7 +9,7 @@ macro_rules! say {
 }
 pub(crate) use say;
 
-use std::future::{Future, pending};
+use std::future::pending;
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 
@@ -118,17 +118,6 @@ pub(crate) fn log(level: &str) {
     } else {
         builder.with_target(false).without_time().with_ansi(std::io::stderr().is_terminal()).init();
     }
-}
-
-/// Waits until the user wants a command to end: Ctrl-C, or SIGTERM.
-pub(crate) fn interrupted() -> Result<impl Future<Output = ()>> {
-    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    Ok(async move {
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminated.recv() => {}
-        }
-    })
 }
 
 /// Waits until nobody reads standard output any more, which a command that has nothing to write would not notice.

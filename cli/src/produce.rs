@@ -8,8 +8,9 @@ use thalweg_model::counted;
 use tokio::sync::mpsc::{UnboundedReceiver, channel, unbounded_channel};
 
 use crate::connect::Connect;
+use crate::dev::stopped;
 use crate::input::{Chunk, Input, Place};
-use crate::output::{Output, done, interrupted};
+use crate::output::{Output, done};
 
 /// Sends records: one a line of the input
 #[derive(Args)]
@@ -67,7 +68,7 @@ impl Produce {
         // The producer's buffer bounds how many receipts wait there.
         let (sent, receipts) = unbounded_channel();
         let mut outcomes = tokio::task::spawn_local(outcomes(receipts));
-        let interrupted = interrupted()?;
+        let interrupted = stopped()?;
         tokio::pin!(interrupted);
         let mut stopped = Ok(());
         loop {

@@ -3,11 +3,20 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
 use thalweg::{Client, ClientBuilder, ClusterStatus, ErrorKind, Position, Record, Topic};
 use thalweg_tests::process::{Cluster, plugin, thalweg};
 
 use crate::disks::data;
 use crate::read_all;
+
+/// Three brokers, and a client of the first.
+pub(crate) async fn cluster_of_three() -> (TempDir, Cluster, Client) {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = tokio::task::block_in_place(|| Cluster::start(folder.path(), 3));
+    let client = client_of(&cluster, 1).await;
+    (folder, cluster, client)
+}
 
 pub(crate) async fn client_of(cluster: &Cluster, broker: u32) -> Client {
     ClientBuilder::new(cluster.address(broker))

@@ -10,7 +10,7 @@ use serde_json::Value;
 use thalweg::{Record, Topic};
 use thalweg_tests::process::{Cluster, thalweg};
 
-use crate::cluster::client_of;
+use crate::cluster::cluster_of_three;
 
 /// What a command prints as JSON.
 fn json(cluster: &Cluster, broker: u32, command: &[&str]) -> Value {
@@ -55,9 +55,7 @@ fn until_led(cluster: &Cluster, topic: &str, dead: Option<u64>) -> Duration {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_of_partitions_come_and_go_and_cost_the_others_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut cluster = tokio::task::block_in_place(|| Cluster::start(folder.path(), 3));
-    let client = client_of(&cluster, 1).await;
+    let (_folder, mut cluster, client) = cluster_of_three().await;
     client.create_topic("scene", Topic::partitions(6).replication_factor(3)).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let (stopped, producer) = (stop.clone(), client.producer("scene").build().await.unwrap());

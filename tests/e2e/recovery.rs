@@ -5,21 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use tempfile::TempDir;
 use thalweg::{Client, ErrorKind, Position, Record, Topic};
 use thalweg_tests::process::{Cluster, thalweg};
 
-use crate::cluster::{client_of, serve, whole};
+use crate::cluster::{client_of, cluster_of_three, serve, whole};
 use crate::directory::files;
 use crate::disks::{copy, data, numbers, until};
 use crate::read_all;
-
-async fn cluster_of_three() -> (TempDir, Cluster, Client) {
-    let folder = tempfile::tempdir().unwrap();
-    let cluster = tokio::task::block_in_place(|| Cluster::start(folder.path(), 3));
-    let client = client_of(&cluster, 1).await;
-    (folder, cluster, client)
-}
 
 /// `thalweg cluster recover` of a running cluster.
 fn recover(cluster: &Cluster, broker: u32, more: &[&str]) -> String {

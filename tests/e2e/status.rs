@@ -5,17 +5,14 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use thalweg::{Record, Topic};
-use thalweg_tests::process::Cluster;
 
-use crate::cluster::client_of;
+use crate::cluster::cluster_of_three;
 use crate::operator::{Process, free_ports, run, wait_for};
 
 /// B9: a new controller has heard of nobody. It does not call the dead alive, nor hold up who gives them up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_controller_does_not_take_the_dead_for_living() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut cluster = tokio::task::block_in_place(|| Cluster::start(folder.path(), 3));
-    let client = client_of(&cluster, 1).await;
+    let (folder, mut cluster, client) = cluster_of_three().await;
     client.create_topic("t", Topic::partitions(1).replication_factor(3)).await.unwrap();
     client.producer("t").build().await.unwrap().send(Record::new("x")).await.unwrap();
     (1..=3).for_each(|id| cluster.kill(id));
@@ -35,9 +32,7 @@ async fn a_new_controller_does_not_take_the_dead_for_living() {
 /// B9: `/readyz` is not 200 where nobody leads anything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_with_copies_that_nobody_leads_is_not_ready() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut cluster = tokio::task::block_in_place(|| Cluster::start(folder.path(), 3));
-    let client = client_of(&cluster, 1).await;
+    let (folder, mut cluster, client) = cluster_of_three().await;
     client.create_topic("t", Topic::partitions(2).replication_factor(3)).await.unwrap();
     (1..=3).for_each(|id| cluster.kill(id));
     let config = folder.path().join("broker-1/broker.toml");
@@ -71,9 +66,7 @@ async fn a_broker_with_copies_that_nobody_leads_is_not_ready() {
 /// B4: after a disk was replaced a broker does not connect to itself, and says nothing over and over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_with_a_new_disk_does_not_speak_to_itself() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut cluster = tokio::task::block_in_place(|| Cluster::start(folder.path(), 3));
-    let client = client_of(&cluster, 1).await;
+    let (folder, mut cluster, client) = cluster_of_three().await;
     client.create_topic("t", Topic::partitions(6).replication_factor(3)).await.unwrap();
     client.producer("t").build().await.unwrap().send(Record::new("x")).await.unwrap();
     cluster.kill(2);

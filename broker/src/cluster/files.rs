@@ -49,7 +49,7 @@ impl FromStr for BrokerSpec {
 
 impl BrokerSpec {
     /// "host:port", with brackets around an IPv6 address.
-    fn address(&self) -> String {
+    pub fn address(&self) -> String {
         match self.host.contains(':') {
             true => format!("[{}]:{}", self.host, self.port),
             false => format!("{}:{}", self.host, self.port),

@@ -7,10 +7,15 @@ use super::super::destination::Destination;
 use super::super::receipt::{Ledger, Pending, Receipt};
 use super::*;
 
-fn shared(ledger: &Arc<Ledger>) -> Arc<Shared> {
+/// A session, and a call of so many records, which have their places in its buffer.
+fn session(records: usize) -> (Arc<Ledger>, Arc<Shared>, Arc<Pending>) {
+    let ledger = Ledger::new(None, 1 << 20);
     let core = ProducerCore::new(ProducerConfig::default(), 1);
     let topic = Destination { name: "t".into(), is_one_of_many: false };
-    Arc::new(Shared::new(core, ledger.clone(), Instant::now(), topic, Arc::default()))
+    let shared = Arc::new(Shared::new(core, ledger.clone(), Instant::now(), topic, Arc::default()));
+    let pending = Pending::new(records, &ledger);
+    pending.admitted(records);
+    (ledger, shared, pending)
 }
 
 async fn outcomes(pending: Arc<Pending>) -> Vec<Result<crate::Delivery>> {
@@ -20,10 +25,7 @@ async fn outcomes(pending: Arc<Pending>) -> Vec<Result<crate::Delivery>> {
 
 #[tokio::test]
 async fn records_that_are_being_placed_anew_fail_with_what_places_them() {
-    let ledger = Ledger::new(None, 1 << 20);
-    let shared = shared(&ledger);
-    let pending = Pending::new(1, &ledger);
-    pending.admitted(1);
+    let (ledger, shared, pending) = session(1);
     let record = Record { value: Some("7".into()), ..Default::default() };
     shared.core().push(0, 0, &record, Token { receipt: pending.clone(), at: 0, chosen: None });
     let taken = BeingPlaced::from_core(&shared);
@@ -35,10 +37,7 @@ async fn records_that_are_being_placed_anew_fail_with_what_places_them() {
 
 #[tokio::test]
 async fn records_that_cannot_be_placed_now_wait_until_they_are_late() {
-    let ledger = Ledger::new(None, 1 << 20);
-    let shared = shared(&ledger);
-    let pending = Pending::new(2, &ledger);
-    pending.admitted(2);
+    let (ledger, shared, pending) = session(2);
     let unplaced = |at, expires_ms| {
         let token = Token { receipt: pending.clone(), at, chosen: None };
         Unplaced { record: Record::default(), token, since_ms: 0, expires_ms }
